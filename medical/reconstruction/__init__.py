@@ -1,0 +1,1 @@
+"""Reconstruction of MR images from raw k-space."""

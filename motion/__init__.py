@@ -1,0 +1,1 @@
+"""Motion: scene-aware human motion synthesis."""

@@ -1,0 +1,1 @@
+"""Remote sensing: change detection on georeferenced rasters."""

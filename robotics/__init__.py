@@ -1,0 +1,1 @@
+"""Robotics: diffusion policy and stereo depth for control loops."""

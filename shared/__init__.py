@@ -1,0 +1,1 @@
+"""The accelerated-denoising core that every domain stands on."""

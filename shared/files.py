@@ -1,0 +1,54 @@
+"""Outputs appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shared.errors import InputError
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is renamed to `path`, else it is removed.
+
+    The temporary path keeps the full suffix (`.nii.gz`), because libraries choose the format by it. The body may
+    create a file or a folder there.
+
+    Args:
+        path: the final path. Its parent folder is made when missing.
+        overwrite: replace an existing output instead of refusing.
+
+    Raises:
+        InputError: `path` exists and `overwrite` is false, or its parent cannot be written.
+    """
+    final = Path(path)
+    refuse_existing(final, overwrite=overwrite)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    except OSError as error:
+        raise InputError(
+            final, found=f"a folder that cannot be written ({error.strerror})", expected="a writable folder",
+            fix="Choose another output path.",
+        ) from error
+    try:
+        yield scratch / final.name
+        if overwrite and final.is_dir():
+            shutil.rmtree(final)
+        os.replace(scratch / final.name, final)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Raise `InputError` if `path` exists and may not be replaced. Call it before long work, not only after."""
+    if Path(path).exists() and not overwrite:
+        raise InputError(
+            path, found="an existing output", expected="a new path",
+            fix="Give another path or pass --overwrite.",
+        )
