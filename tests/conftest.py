@@ -11,7 +11,7 @@ import torch
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
-def test_data_folder() -> Path:
+def data_folder() -> Path:
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     return Path(os.environ.get("FEWSTEP_TEST_DATA", default))
 
@@ -21,7 +21,7 @@ def data_file():
     """Return a function from a relative name to the path of a real file; absent data skip here and fail in CI."""
 
     def find(name: str) -> Path:
-        path = test_data_folder() / name
+        path = data_folder() / name
         if not path.exists():
             reason = f"{path} is absent; tests/DATA.md says where it comes from (set FEWSTEP_TEST_DATA)"
             if os.environ.get("CI"):
