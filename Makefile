@@ -1,0 +1,26 @@
+# Two commands from a bare clone with nothing but Python: `make demo` and `make test`. Both can be repeated.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.demo-installed
+	$(BIN)/fewstep demo --output demo --overwrite
+
+test: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# pip's constraints keep torch at the tested version; without them a newer build and gigabytes of CUDA may come.
+$(VENV)/.%-installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

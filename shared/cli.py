@@ -1,0 +1,101 @@
+"""The command `fewstep`: finds the domains' commands and runs the one that is called.
+
+A domain, or a third party, adds a command through the entry-point group `fewstep.commands`; its value is a Typer app,
+and the first line of the module's docstring is its line in `fewstep --help`. Only the module of the command that is
+called is imported, so help answers at once however heavy a domain is.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.errors import FewstepError
+from shared.options import Device, Json, Overwrite, Quiet, Seed
+
+GROUP = "fewstep.commands"
+
+HELP = """Few-step diffusion for medical imaging, remote sensing, robotics and motion.
+
+Every command takes --help. Bad input ends with one line and exit code 2."""
+
+
+def main() -> None:
+    """Run the command line; a `FewstepError` becomes one line on standard error and exit code 2."""
+    try:
+        build_app(sys.argv[1:])()
+    except FewstepError as error:
+        typer.echo(f"fewstep: {error}", err=True)
+        sys.exit(2)
+
+
+def build_app(arguments: list[str]) -> typer.Typer:
+    """Return the Typer app with the called command loaded and a one-line stand-in for each of the others."""
+    app = typer.Typer(
+        name="fewstep", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+    app.callback()(_top_level)
+    app.command()(doctor)
+    app.command()(demo)
+    called = next((word for word in arguments if not word.startswith("-")), None)
+    completing = any(name.endswith("_COMPLETE") for name in os.environ)
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        if entry.name == called or completing:
+            app.add_typer(entry.load(), name=entry.name, help=_summary(entry))
+        else:
+            app.add_typer(typer.Typer(help=_summary(entry)), name=entry.name)
+    return app
+
+
+def _summary(entry: EntryPoint) -> str:
+    """Read the first docstring line of the entry's module without importing the module."""
+    spec = importlib.util.find_spec(entry.module)
+    if spec is None or spec.origin is None:
+        return ""
+    docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0]
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        from importlib.metadata import version
+
+        typer.echo(version("fewstep"))
+        raise typer.Exit
+
+
+def _top_level(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def doctor(json: Json = None) -> None:
+    """Say what is installed, which device is used, which weights are present, and how to get what is absent."""
+    from shared.doctor import examine, show
+
+    show(examine(), json)
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; index.html is the page.")] = Path(
+        "demo"
+    ),
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run every domain on embedded inputs and write a page of pictures and tables."""
+    from shared.demo import run
+
+    typer.echo(run(output, seed=seed, device=device, quiet=quiet, overwrite=overwrite))

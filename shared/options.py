@@ -1,0 +1,16 @@
+"""Command-line options that mean the same in every domain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw: same seed, same output on one device.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps, or auto (the fastest one present).")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the paths of results.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers as a flat JSON object.")
+]
