@@ -36,7 +36,9 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     packaged = packaged_configs() / f"{os.fspath(name)}.yaml"
     if packaged.is_file():
         return packaged
-    known = sorted(p.relative_to(packaged_configs()).with_suffix("").as_posix() for p in packaged_configs().rglob("*.yaml"))
+    known = sorted(
+        p.relative_to(packaged_configs()).with_suffix("").as_posix() for p in packaged_configs().rglob("*.yaml")
+    )
     raise InputError(
         path, found="no such configuration", expected=f"a YAML file or one of {', '.join(known)}", fix="Check the name."
     )
@@ -57,12 +59,17 @@ def load_config(name: str | os.PathLike[str], model: type[Model]) -> Model:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = " ".join(str(error).split())
-        raise InputError(path, found=f"no YAML ({line})", expected="key: value lines", fix="Correct the file.") from error
+        raise InputError(
+            path, found=f"no YAML ({line})", expected="key: value lines", fix="Correct the file."
+        ) from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
         raise InputError(
-            path, found=f"a {type(values).__name__}", expected="key: value lines at the top level", fix="Correct the file."
+            path,
+            found=f"a {type(values).__name__}",
+            expected="key: value lines at the top level",
+            fix="Correct the file.",
         )
     try:
         return model.model_validate(values)

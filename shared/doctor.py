@@ -56,8 +56,7 @@ def examine() -> Examination:
     }
     core = _packages("")
     extras = [Extra(name, _packages(name)) for name in _extra_names()]
-    present = {name: path for name, path in weights.available().items()}
-    return Examination(versions, devices, extras, present, ready=all(core.values()))
+    return Examination(versions, devices, extras, weights.available(), ready=all(core.values()))
 
 
 def show(found: Examination, json: Path | None = None) -> None:

@@ -21,7 +21,8 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
 
     Args:
         path: the final path. Its parent folder is made when missing.
-        overwrite: replace an existing output instead of refusing.
+        overwrite: replace an existing output instead of refusing. A folder is replaced only if it holds no kind of
+            file that the new one does not.
 
     Raises:
         InputError: `path` exists and `overwrite` is false, or its parent cannot be written.
@@ -33,14 +34,17 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
         scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     except OSError as error:
         raise InputError(
-            final, found=f"a folder that cannot be written ({error.strerror})", expected="a writable folder",
+            final,
+            found=f"a folder that cannot be written ({error.strerror})",
+            expected="a writable folder",
             fix="Choose another output path.",
         ) from error
     try:
         yield scratch / final.name
-        if overwrite and final.is_dir():
-            shutil.rmtree(final)
-        os.replace(scratch / final.name, final)
+        if final.is_dir():
+            _refuse_foreign_files(final, scratch / final.name)
+            final.rename(scratch / f"{final.name}.old")
+        (scratch / final.name).replace(final)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -49,6 +53,21 @@ def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool = False) ->
     """Raise `InputError` if `path` exists and may not be replaced. Call it before long work, not only after."""
     if Path(path).exists() and not overwrite:
         raise InputError(
-            path, found="an existing output", expected="a new path",
+            path,
+            found="an existing output",
+            expected="a new path",
             fix="Give another path or pass --overwrite.",
+        )
+
+
+def _refuse_foreign_files(old: Path, new: Path) -> None:
+    """Replacing a folder must not delete what we did not write: only kinds of files that the new one has may go."""
+    kinds = {path.suffix for path in new.rglob("*") if path.is_file()}
+    foreign = sorted(path.name for path in old.rglob("*") if path.is_file() and path.suffix not in kinds)
+    if foreign:
+        raise InputError(
+            old,
+            found=f"a folder with other files in it ({foreign[0]})",
+            expected=f"a new folder or one with only {', '.join(sorted(kinds))} files",
+            fix="Choose another folder; nothing was deleted.",
         )

@@ -47,7 +47,10 @@ def load(name: str | os.PathLike[str]) -> Weights:
     recorded = _recorded_hash(path)
     if recorded is not None and recorded != digest:
         raise InputError(
-            path, found=f"sha256 {digest[:16]}...", expected=f"{recorded[:16]}...", fix="The file is damaged: install again."
+            path,
+            found=f"sha256 {digest[:16]}...",
+            expected=f"{recorded[:16]}...",
+            fix="The file is damaged: install again.",
         )
     try:
         with safe_open(path, framework="pt") as file:
