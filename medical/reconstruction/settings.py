@@ -1,0 +1,37 @@
+"""What a reconstruction can be told, validated: the keys of a configuration file and of the command line."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+Method = Literal["rss", "sense", "wavelet", "tv"]
+PartialFourier = Literal["zero", "homodyne", "pocs"]
+
+
+class Settings(BaseModel):
+    """How to prepare and reconstruct a scan.
+
+    Attributes:
+        method: "rss" (root sum of squares of the zero-filled coil images), "sense" (CG-SENSE), "wavelet" (L1-wavelet
+            compressed sensing) or "tv" (total variation).
+        whiten: decorrelate the coils with the noise scan, if the file has one.
+        virtual_coils: compress the coils to this many; None keeps all.
+        compression: "scc" (one matrix for all readout positions) or "gcc" (one per readout position).
+        map_sets: sets of ESPIRiT maps; 2 for a field of view smaller than the object.
+        lamda: regularisation weight, relative to the largest magnitude of the image; None takes the method's own.
+        iterations: None takes the method's own.
+        partial_fourier: "zero" (fill with zeros), "homodyne" or "pocs".
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Method = "wavelet"
+    whiten: bool = True
+    virtual_coils: PositiveInt | None = None
+    compression: Literal["scc", "gcc"] = "gcc"
+    map_sets: int = Field(default=1, ge=1, le=2)
+    lamda: PositiveFloat | None = None
+    iterations: PositiveInt | None = None
+    partial_fourier: PartialFourier = "zero"
