@@ -19,8 +19,6 @@ Provenance keys (`Image.provenance`) that reach the sidecar, all optional except
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -30,6 +28,7 @@ from typing import Any
 from medical.images import Image
 from shared.errors import InputError
 from shared.files import atomic_path, refuse_existing
+from shared.jsontext import json_text, jsonable
 
 NOT_FOR_DIAGNOSIS = "NOT FOR DIAGNOSIS. Research use only."
 
@@ -85,7 +84,7 @@ def sidecar(image: Image) -> dict[str, Any]:
         facts["source"] = base_name(facts["source"])
     facts.setdefault("warnings", [])
     facts.setdefault("simulated", False)
-    return _jsonable({**bids, "Notice": NOT_FOR_DIAGNOSIS, "software": software(), **facts})
+    return jsonable({**bids, "Notice": NOT_FOR_DIAGNOSIS, "software": software(), **facts})
 
 
 def sidecar_path(path: Path) -> Path:
@@ -126,8 +125,7 @@ def write_with_sidecar(
         scratch_beside = outputs.enter_context(atomic_path(beside, overwrite=overwrite))
         scratch = outputs.enter_context(atomic_path(path, overwrite=overwrite))
         extra = write(image, scratch)
-        text = json.dumps({**sidecar(image), **extra}, indent=2, ensure_ascii=False, allow_nan=False)
-        scratch_beside.write_text(text + "\n", encoding="utf-8")
+        scratch_beside.write_text(json_text({**sidecar(image), **extra}), encoding="utf-8")
     return [path, beside]
 
 
@@ -139,16 +137,3 @@ def base_name(source: object) -> str:
 
 def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _jsonable(value: Any) -> Any:
-    """Return `value` in JSON types; infinities and NaN, which JSON lacks, become null."""
-    if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _jsonable(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, (str, int, bool)) or value is None else str(value)

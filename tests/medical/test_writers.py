@@ -136,10 +136,12 @@ def test_writer_killed_midway_leaves_nothing_new_behind(tmp_path, monkeypatch, f
 
 
 def test_sidecar_that_fails_takes_the_image_with_it(tmp_path, monkeypatch):
-    image = oblique()
-    monkeypatch.setattr(nifti, "write_magnitude", lambda image, path: (path.write_bytes(b"x"), {"bad": {1j}})[1])
-    with pytest.raises(TypeError):
-        write_image(image, tmp_path / "brain.nii")
+    def fail(value):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("medical.sidecar.json_text", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_image(oblique(), tmp_path / "brain.nii")
     assert list(tmp_path.iterdir()) == []
 
 
