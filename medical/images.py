@@ -105,6 +105,8 @@ class Image:
     ) -> Image:
         """Return `data` (z, y, x) with the affine, thickness and patient position that a scan's geometry gives it.
 
+        A nominal geometry is marked in the provenance, so that no picture claims to know left from right.
+
         Args:
             data: the reconstructed volume.
             geometry: directions and positions of the scan.
@@ -120,7 +122,7 @@ class Image:
         return cls(
             data=data,
             affine=affine_from_geometry(geometry, (nz, ny, nx), fov_mm, volumetric=volumetric),
-            provenance=dict(provenance or {}),
+            provenance={**(provenance or {}), **({"nominal_geometry": True} if geometry.nominal else {})},
             phase_encoding=phase_encoding,
             patient_position=geometry.patient_position,
             slice_thickness_mm=float(fov_mm[2]) / (nz if volumetric else 1),

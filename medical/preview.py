@@ -33,6 +33,7 @@ def preview(image: Image) -> tuple[Bitmap, Window, list[int]]:
     """
     from medical.sidecar import describe
 
+    known = not image.provenance.get("nominal_geometry")
     shown = display_oriented(image)
     volume = shown.magnitude().cpu().numpy()
     window = Window.at_percentile(volume)
@@ -47,15 +48,14 @@ def preview(image: Image) -> tuple[Bitmap, Window, list[int]]:
     tiles = []
     for z in slices:
         tile = render(volume[z], window, size=(width, height))
-        mark_orientation(tile, shown, size=max(11, longer // 22))
+        if known:
+            mark_orientation(tile, shown, size=max(11, longer // 22))
         if len(slices) > 1:
             label(tile, f"{z}", at="top left", size=11)
         tiles.append(tile)
     left = edge_letters(shown)["left"]
-    lines = [
-        describe(image),
-        f"{plane(shown.affine)}, radiological: left of the picture is {left}; {window}; not for diagnosis",
-    ]
+    side = f"radiological: left of the picture is {left}" if known else "orientation unknown"
+    lines = ["Not for diagnosis", describe(image), f"{plane(shown.affine)}, {side}", str(window)]
     return titled(montage(tiles), lines, size=12), window, slices
 
 

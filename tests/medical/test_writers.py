@@ -195,3 +195,16 @@ def test_preview_shows_up_to_twelve_slices_in_one_window():
     assert window.high == pytest.approx(np.percentile(image.data.abs().numpy(), 99.5))
     assert preview(oblique(slices=5))[2] == [0, 1, 2, 3, 4]
     assert bitmap.mode == "RGB"
+
+
+def test_assumed_geometry_is_said_and_no_orientation_letter_is_drawn(tmp_path):
+    dark = torch.zeros(1, 50, 50)
+    drawn = {}
+    for nominal in (False, True):
+        geometry = Geometry((100, 100, 4), nominal=nominal)
+        image = Image.placed(dark, geometry, fov_mm=(100, 100, 4), volumetric=False)
+        drawn[nominal] = np.asarray(preview(image)[0])[-512:].max()
+    assert drawn[False] > 200
+    assert drawn[True] < 50
+    _, beside = write_image(image, tmp_path / "a.png")
+    assert json.loads(beside.read_text())["nominal_geometry"] is True
