@@ -17,6 +17,7 @@ needs_bart = pytest.mark.skipif(shutil.which("bart") is None, reason="BART is no
 def bart(command: str, *inputs: np.ndarray, outputs: int = 1) -> np.ndarray | list[np.ndarray]:
     """Run `bart command in0 in1 ... out0 ...`; arrays are in BART's order (dimension 0 varies fastest).
 
+    An input that belongs to an option is named in the command as "@in0"; the others follow the command in their order.
     Trailing dimensions of length one are left out of the results.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -25,7 +26,9 @@ def bart(command: str, *inputs: np.ndarray, outputs: int = 1) -> np.ndarray | li
         for name, array in zip(names, inputs, strict=True):
             _write(name, array)
         environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-        call = ["bart", *command.split(), *names, *results]
+        options = [str(Path(folder) / word[1:]) if word.startswith("@") else word for word in command.split()]
+        named = [name for name in names if name not in options]
+        call = ["bart", *options, *named, *results]
         subprocess.run(call, check=True, capture_output=True, text=True, env=environment, timeout=120)
         arrays = [_read(name) for name in results]
     return arrays[0] if outputs == 1 else arrays
