@@ -154,7 +154,7 @@ class VariancePreserving(NoiseProcess):
         Raises:
             InputError: a beta outside (0, 1].
         """
-        table = as_float64(torch.as_tensor(betas)).cpu()
+        table = torch.as_tensor(betas, dtype=torch.float64).cpu()
         wrong = torch.nonzero((table <= 0) | (table > 1) | table.isnan()).flatten().tolist()
         if wrong or table.ndim != 1 or not len(table):
             raise InputError(
@@ -169,14 +169,14 @@ class VariancePreserving(NoiseProcess):
     def from_alphas_cumprod(alphas_cumprod: Sequence[float] | Tensor) -> TableVP:
         """Return the process of a table of alpha^2, one entry a step, decreasing.
 
-        An entry below 2^-24 (tables of zero terminal SNR end at 0) is raised to it: there ln alpha, and with it every
-        interpolation up to the previous entry, would be infinite.
+        A last entry of 0 (a table of zero terminal SNR) becomes 2^-24, as in diffusers: ln alpha, and with it every
+        interpolation between the last two entries, would be infinite.
 
         Raises:
             InputError: the table does not decrease inside (0, 1).
         """
-        table = as_float64(torch.as_tensor(alphas_cumprod)).cpu()
-        if len(table) and table[-1] < ZERO_TERMINAL_SNR:
+        table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()
+        if len(table) and abs(float(table[-1])) < 1e-15:
             table = torch.cat([table[:-1], table.new_tensor([ZERO_TERMINAL_SNR])])
         padded = torch.cat([torch.ones(1, dtype=torch.float64), table])
         wrong = torch.nonzero(~(padded[1:] < padded[:-1])).flatten().tolist()
