@@ -286,7 +286,7 @@ def write_image(
     Raises:
         InputError: unknown suffix, existing output, NaN or infinite voxels, or a choice that the format cannot hold.
     """
-    from medical import hdf5, nifti, preview
+    from medical import dicom, hdf5, nifti, preview
     from medical.sidecar import write_with_sidecar
 
     final = Path(path)
@@ -296,6 +296,8 @@ def write_image(
         ".nii.gz": nifti.write_complex if complex_output else nifti.write_magnitude,
         ".h5": hdf5.write_hdf5,
         ".png": preview.write_preview,
+        ".dcm": dicom.write_file,
+        "": dicom.write_series,
     }
     if suffix not in writers:
         raise InputError(

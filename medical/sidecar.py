@@ -9,13 +9,13 @@ Provenance keys (`Image.provenance`) that reach the sidecar, all optional except
 | acceleration | true acceleration: grid points of the encoded matrix per acquired sample |
 | residual | data-consistency residual ||A x - y|| / ||y|| over the acquired samples |
 | residual_expected | what noise alone would leave of it |
-| acquired_matrix | (z, y, x) extent of the acquired k-space, before any zero filling |
+| acquired_matrix | (ky, kx) or (kz, ky, kx) extent of the encoded k-space, before any zero filling |
 | units | unit of the voxels: "scanner", "SNR", ... |
 | history, warnings | sentences, in order |
 | simulated | the k-space was computed, not measured |
 | nominal_geometry | the file carried no geometry; positions and orientation are assumed |
 | source | the raw-data file; only its name is written, never its folder |
-| header | protocol facts of the scan, see `BIDS_OF_HEADER` for those with a BIDS name |
+| header | protocol facts of the scan, lists where there are several echoes; `BIDS_OF_HEADER` names those of BIDS |
 """
 
 from __future__ import annotations
@@ -35,16 +35,25 @@ NOT_FOR_DIAGNOSIS = "NOT FOR DIAGNOSIS. Research use only."
 
 # header key -> (BIDS key, factor to the BIDS unit; None for text). BIDS times are seconds.
 BIDS_OF_HEADER: dict[str, tuple[str, float | None]] = {
-    "echo_time_ms": ("EchoTime", 1e-3),
-    "repetition_time_ms": ("RepetitionTime", 1e-3),
-    "inversion_time_ms": ("InversionTime", 1e-3),
+    "TE_ms": ("EchoTime", 1e-3),
+    "TR_ms": ("RepetitionTime", 1e-3),
+    "TI_ms": ("InversionTime", 1e-3),
     "flip_angle_deg": ("FlipAngle", 1.0),
-    "field_strength_t": ("MagneticFieldStrength", 1.0),
+    "field_strength_T": ("MagneticFieldStrength", 1.0),
+    "resonance_frequency_Hz": ("ImagingFrequency", 1e-6),
     "vendor": ("Manufacturer", None),
     "model": ("ManufacturersModelName", None),
     "sequence": ("SequenceName", None),
     "protocol": ("ProtocolName", None),
 }
+
+
+def protocol_fact(image: Image, key: str) -> Any:
+    """Return one fact of the scan's protocol, or None; a list of one is that one, a list of several is ambiguous."""
+    value = dict(image.provenance.get("header", {})).get(key)
+    if isinstance(value, (list, tuple)):
+        value = value[0] if len(value) == 1 else None
+    return None if value == "" else value
 
 
 def software() -> str:
@@ -70,12 +79,12 @@ def sidecar(image: Image) -> dict[str, Any]:
     `PhaseEncodingDirection` refers to the voxel axes (x, y, z) of `image`, as BIDS asks.
     """
     facts = dict(image.provenance)
-    header = dict(facts.get("header", {}))
     size = image.voxel_size_mm()
     bids: dict[str, Any] = {"ConversionSoftware": "fewstep", "ConversionSoftwareVersion": version("fewstep")}
     for key, (name, factor) in BIDS_OF_HEADER.items():
-        if header.get(key) not in (None, ""):
-            bids[name] = str(header[key]) if factor is None else float(header[key]) * factor
+        value = protocol_fact(image, key)
+        if value is not None:
+            bids[name] = str(value) if factor is None else float(value) * factor
     if image.phase_encoding:
         bids["PhaseEncodingDirection"] = image.phase_encoding
     bids["SliceThickness"] = float(size[2] if image.slice_thickness_mm is None else image.slice_thickness_mm)

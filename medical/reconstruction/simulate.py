@@ -172,7 +172,7 @@ def simulate_scan(
         recon_fov_mm=geometry.fov_mm,
         source=source,
         noise=noise,
-        header={"sequence": "simulated gradient echo", "echo_time_ms": echo_time_ms, "field_strength_t": FIELD_T},
+        header={"sequence": "simulated gradient echo", "TE_ms": [echo_time_ms], "field_strength_T": FIELD_T},
         history=(f"simulated a {coils}-coil scan of {source}: {int(lines.sum())} of {ny} lines, SNR {snr:g}",),
         warnings=("Simulated k-space, computed and not measured: it says nothing about a patient or a scanner.",),
         simulated=True,

@@ -35,13 +35,20 @@ def oblique(slices: int = 3, ny: int = 20, nx: int = 30) -> Image:
             "method": "wavelet",
             "parameters": {"lambda": 0.002, "iterations": 60},
             "acceleration": 2.56,
+            "acquired_matrix": (16, 60),
             "residual": 0.031,
             "residual_expected": 0.03,
             "warnings": ["Partial Fourier was zero-filled."],
             "history": ["read 50 lines", "prewhitened"],
             "simulated": False,
             "source": "/home/someone/Patient Jane/brain.h5",
-            "header": {"echo_time_ms": 12.4, "flip_angle_deg": 15, "field_strength_t": 3.0, "vendor": "Siemens"},
+            "header": {
+                "TE_ms": [12.4],
+                "TI_ms": [1, 2],
+                "flip_angle_deg": 15,
+                "field_strength_T": 3.0,
+                "vendor": "Siemens",
+            },
         },
     )
 
@@ -85,6 +92,7 @@ def test_sidecar_says_how_the_image_was_made_in_bids_keys_and_hides_folders(tmp_
     assert (path.name, beside.name) == ("sub-01_T1w.nii.gz", "sub-01_T1w.json")
     facts = json.loads(beside.read_text())
     assert facts["EchoTime"] == pytest.approx(0.0124)
+    assert "InversionTime" not in facts  # two of them: which one would be a guess
     assert facts["MagneticFieldStrength"] == 3
     assert facts["PhaseEncodingDirection"] == "j-"
     assert (facts["SliceThickness"], facts["SpacingBetweenSlices"]) == (5, pytest.approx(6))
