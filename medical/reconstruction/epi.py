@@ -96,7 +96,7 @@ def regrid_readout(scan: RawScan) -> RawScan:
     )
 
 
-def correct_epi_ghost(scan: RawScan, per_coil: bool = False) -> RawScan:
+def correct_epi_ghost(scan: RawScan, per_coil: bool = True) -> RawScan:
     """Remove the N/2 ghost of EPI with navigator lines recorded without phase encoding.
 
     Gradient delays and eddy currents give lines recorded backwards the phase a + b x along the readout, relative to
@@ -105,7 +105,7 @@ def correct_epi_ghost(scan: RawScan, per_coil: bool = False) -> RawScan:
 
     Args:
         scan: Cartesian, uniform readout, with navigators and the directions of all lines.
-        per_coil: one a and b for each coil instead of common ones; needs navigators of good signal in each.
+        per_coil: one a and b for each coil, which also holds what the receivers add; otherwise common ones.
 
     Raises:
         InputError: when navigators or directions are absent, or all navigators run in one direction.

@@ -12,8 +12,9 @@ from scipy import ndimage
 
 from medical.reconstruction.axis_matrix import AxisMatrix
 from medical.reconstruction.epi import correct_epi_ghost, odd_even_phase, regrid_readout, regridding_matrix
+from medical.reconstruction.formats import read_scan
 from medical.reconstruction.fourier import fft_centred, ifft_centred
-from medical.reconstruction.preprocess import noise_covariance, prewhiten, remove_readout_oversampling
+from medical.reconstruction.preprocess import noise_covariance, prewhiten, remove_readout_oversampling, resize_centred
 from medical.reconstruction.raw import RawScan
 from shared.errors import InputError
 from tests.medical.reconstruction.adjoint import assert_adjoint, complex_noise
@@ -214,6 +215,40 @@ def test_ghost_of_a_real_phantom_falls_below_five_percent_with_a_navigator_shot(
     support = object_of(after)
     assert ghost_level(after, support) < 0.05
     assert ghost_level(before, support) > 0.3
+
+
+def combined(scan: RawScan) -> np.ndarray:
+    """Root sum of squares (y, x) of the first slice in the recon field of view, at 80 x 80 pixels."""
+    kspace = remove_readout_oversampling(scan).kspace[0]
+    low = resize_centred(resize_centred(kspace, 80, -1), 80, -2)
+    return ifft_centred(low).abs().square().sum(0).sqrt().double().numpy()
+
+
+def ghost_above_noise(magnitude: np.ndarray, support: np.ndarray) -> float:
+    """Root mean square of the ghost over the object, less the power where neither of them can be."""
+    around = ndimage.binary_dilation(support, iterations=2)
+    ghost_around = np.roll(around, 40, axis=0)
+    ghost, air = np.roll(support, 40, axis=0) & ~around, ~around & ~ghost_around
+    power = (magnitude[ghost] ** 2).mean() - (magnitude[air] ** 2).mean()
+    return math.sqrt(max(power, 0)) / magnitude[support].mean()
+
+
+@pytest.mark.data
+def test_siemens_epi_with_ramps_and_three_navigators_becomes_the_phantom_of_the_gradient_echo_scan(data_file):
+    scan = read_scan(data_file("mri/twixtools_skyra_epi_2ch.dat"))
+    anatomy = combined(read_scan(data_file("mri/twixtools_skyra_gre_2ch.dat")))
+    regridded = regrid_readout(scan)
+    ghosted, image = combined(regridded), combined(correct_epi_ghost(regridded))
+    support, outline = object_of(image), object_of(anatomy)
+    assert (support & outline).sum() > 0.97 * (support | outline).sum()
+    likeness = np.corrcoef(image.ravel(), anatomy.ravel())[0, 1]
+    assert likeness > 0.9
+    assert np.corrcoef(image[:, ::-1].ravel(), anatomy.ravel())[0, 1] < likeness - 0.05
+    assert np.corrcoef(image[::-1].ravel(), anatomy.ravel())[0, 1] < likeness - 0.05
+    not_regridded = combined(correct_epi_ghost(scan.after("", readout_positions=None)))
+    assert np.corrcoef(not_regridded.ravel(), anatomy.ravel())[0, 1] < likeness - 0.05
+    assert ghost_above_noise(ghosted, support) > 0.18
+    assert ghost_above_noise(image, support) < 0.08
 
 
 def trapezoids(path: Path) -> dict[int, tuple[float, float, float, float]]:
