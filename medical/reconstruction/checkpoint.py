@@ -1,0 +1,65 @@
+"""Finished slices kept on disk, so that an interrupted reconstruction goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from medical.reconstruction.methods import SliceResult
+from medical.reconstruction.raw import RawScan
+from medical.reconstruction.settings import Settings
+from shared.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of finished slices of one scan under one choice of settings; without a folder it keeps nothing.
+
+    Attributes:
+        folder: where the slices lie, or None.
+    """
+
+    folder: Path | None
+
+    @classmethod
+    def open(cls, work: Path | None, scan: RawScan, settings: Settings, *facts: object) -> Store:
+        """Return the store inside `work` for this scan, these settings and whatever else decides the result."""
+        if work is None:
+            return cls(None)
+        digest = hashlib.sha256(settings.model_dump_json().encode())
+        digest.update(repr(facts).encode())
+        for tensor in (scan.kspace, scan.mask, scan.calibration, scan.trajectory):
+            if tensor is not None:
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return cls(work / digest.hexdigest()[:16])
+
+    def load(self, index: int) -> SliceResult | None:
+        """Return a finished slice, or None; a file that cannot be read counts as unfinished."""
+        if self.folder is None or not self._path(index).is_file():
+            return None
+        try:
+            with np.load(self._path(index), allow_pickle=False) as file:
+                image = torch.from_numpy(file["image"])
+                facts = json.loads(str(file["facts"]))
+        except (OSError, ValueError, KeyError, BadZipFile):
+            return None
+        return SliceResult(image=image, **{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})
+
+    def save(self, index: int, result: SliceResult) -> None:
+        """Keep a finished slice; it appears whole or not at all."""
+        if self.folder is None:
+            return
+        facts = asdict(replace(result, image=torch.empty(0)))
+        del facts["image"]
+        with atomic_path(self._path(index), overwrite=True) as scratch, scratch.open("wb") as file:
+            np.savez(file, image=result.image.numpy(), facts=json.dumps(facts))
+
+    def _path(self, index: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"slice_{index:04d}.npz"

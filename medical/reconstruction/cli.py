@@ -1,0 +1,219 @@
+"""Reconstruct MR images from raw k-space: `fewstep mri info`, `reconstruct`, `compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared.errors import InputError
+from shared.options import Device, Json, Overwrite, Quiet, Seed
+
+if TYPE_CHECKING:
+    from medical.images import Image
+    from medical.reconstruction.formats import ReadOptions
+    from medical.reconstruction.raw import RawScan
+    from medical.reconstruction.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+ScanFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="ISMRMRD or fastMRI .h5, Siemens .dat, BART .cfl, NumPy .npy or .npz.")
+]
+Contrast = Annotated[int | None, typer.Option(help="Which echo or contrast, when the file has several.")]
+Repetition = Annotated[int | None, typer.Option(help="Which repetition, when the file has several.")]
+Key = Annotated[str | None, typer.Option(help="Name inside an .npz or ISMRMRD file.")]
+Axes = Annotated[str | None, typer.Option(help="Axes of an array file, for example coil,ky,kx.")]
+Fov = Annotated[
+    str | None, typer.Option("--fov-mm", help="READ,PHASE,SLICE extent in mm, for files without geometry.")
+]
+Mask = Annotated[Path | None, typer.Option(help=".npy sampling mask, for array files.")]
+
+
+@app.command()
+def info(
+    file: ScanFile,
+    contrast: Contrast = None,
+    repetition: Repetition = None,
+    key: Key = None,
+    axes: Axes = None,
+    fov: Fov = None,
+    mask: Mask = None,
+    json: Json = None,
+) -> None:
+    """Say what a raw-data file holds: matrix, field of view, coils, acceleration, lines of each kind, protocol."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from medical.reconstruction.formats import describe
+    from shared.jsontext import jsonable
+    from shared.numbers import write_numbers
+
+    facts = jsonable(describe(file, _read_options(contrast, repetition, key, axes, fov, mask)))
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in facts.items():
+        for line, (shown_name, shown) in enumerate(_lines(name, value)):
+            table.add_row(f"[bold]{name if line == 0 else ''}[/bold]", shown_name, shown)
+    console = Console(highlight=False)
+    console.print(table)
+    if json is not None:
+        numbers = {name: value for name, value in facts.items() if isinstance(value, int | float)}
+        write_numbers(json, numbers)
+        console.print(str(json))
+
+
+@app.command()
+def reconstruct(
+    file: ScanFile,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Image: .nii, .nii.gz, .dcm, .h5, .png, or a folder name for a DICOM series."
+        ),
+    ],
+    method: Annotated[
+        str | None, typer.Option(help="rss, sense, wavelet or tv. Default: that of the configuration, wavelet.")
+    ] = None,
+    coils: Annotated[int | None, typer.Option(help="Compress to this many virtual coils.")] = None,
+    maps: Annotated[int | None, typer.Option(help="Sets of ESPIRiT maps: 2 if the object exceeds the FOV.")] = None,
+    body_coil: Annotated[
+        Path | None, typer.Option(help="Body-coil scan of the same slices, as the reference of the coil maps.")
+    ] = None,
+    lamda: Annotated[float | None, typer.Option("--lamda", help="Regularisation weight.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Iterations of the method.")] = None,
+    partial_fourier: Annotated[str | None, typer.Option(help="zero, homodyne or pocs.")] = None,
+    config: Annotated[
+        str, typer.Option(help="YAML file, or a packaged name, with the settings; options override it.")
+    ] = "medical/reconstruction",
+    report: Annotated[Path | None, typer.Option(help="Also write an HTML report with pictures and facts.")] = None,
+    complex_output: Annotated[bool, typer.Option("--complex", help="Write complex voxels (NIfTI).")] = False,
+    work: Annotated[
+        Path | None, typer.Option(help="Keep finished slices in this folder, so that an interrupted run resumes.")
+    ] = None,
+    contrast: Contrast = None,
+    repetition: Repetition = None,
+    key: Key = None,
+    axes: Axes = None,
+    fov: Fov = None,
+    mask: Mask = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a scanner's raw k-space into an image volume with its place in the patient. Not for diagnosis.
+
+    A JSON file beside the image says how it was made.
+    """
+    from medical.images import write_image
+    from medical.reconstruction import pipeline
+    from medical.reconstruction.formats import read_scan
+    from shared.devices import resolve_device
+    from shared.files import refuse_existing
+
+    for path in filter(None, (output, report)):
+        refuse_existing(path, overwrite=overwrite)
+    where = resolve_device(device)
+    chosen = {
+        "method": method,
+        "virtual_coils": coils,
+        "map_sets": maps,
+        "lamda": lamda,
+        "iterations": iterations,
+        "partial_fourier": partial_fourier,
+    }
+    settings = _settings(config, {name: value for name, value in chosen.items() if value is not None})
+    options = _read_options(contrast, repetition, key, axes, fov, mask)
+    scan = pipeline.prepare(read_scan(file, options), settings)
+    reference = None if body_coil is None else _read_reference(body_coil, options, settings)
+    label = None if quiet else f"{settings.method}: {file.name}"
+    image = pipeline.reconstruct(
+        scan, settings, reference=reference, seed=seed, device=where, work=work, progress=label
+    )
+    written = write_image(image, output, overwrite=overwrite, complex_output=complex_output)
+    if report is not None:
+        from medical.reconstruction.page import write_page
+
+        written += write_page(report, scan, image, overwrite=overwrite)
+    if not quiet:
+        for warning in image.provenance["warnings"]:
+            typer.echo(f"warning: {warning}", err=True)
+    for path in written:
+        typer.echo(str(path))
+
+
+@app.command()
+def compare(
+    image: Annotated[Path, typer.Argument(help="NIfTI volume to judge.")],
+    reference: Annotated[Path, typer.Argument(help="NIfTI volume of the same matrix that counts as the truth.")],
+    json: Json = None,
+) -> None:
+    """Measure how far one magnitude image is from another: NRMSE after the best scalar, NMSE, PSNR, SSIM, HFEN."""
+    from medical.comparison import compare_files
+    from shared.numbers import write_numbers
+
+    numbers = compare_files(image, reference)
+    for name, value in numbers.items():
+        typer.echo(f"{name:20s} {value:.6g}")
+    if json is not None:
+        write_numbers(json, numbers)
+        typer.echo(str(json))
+
+
+def _settings(config: str, chosen: dict[str, object]) -> Settings:
+    from pydantic import ValidationError
+
+    from medical.reconstruction.settings import Settings
+    from shared.config import load_config
+
+    settings = load_config(config, Settings)
+    try:
+        return Settings.model_validate({**settings.model_dump(), **chosen})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise InputError(
+            f"--{OPTION_OF.get(name, name).replace('_', '-')}",
+            found=str(first.get("input")),
+            expected=first["msg"].removeprefix("Input should be "),
+            fix="See fewstep mri reconstruct --help.",
+        ) from error
+
+
+OPTION_OF = {"virtual_coils": "coils", "map_sets": "maps"}
+
+
+def _read_options(
+    contrast: int | None, repetition: int | None, key: str | None, axes: str | None, fov: str | None, mask: Path | None
+) -> ReadOptions:
+    from medical.reconstruction.formats import ReadOptions
+
+    extent = None
+    if fov is not None:
+        try:
+            read, phase, slice_ = (float(part) for part in fov.split(","))
+        except ValueError as error:
+            raise InputError(
+                "--fov-mm", found=fov, expected="three numbers such as 256,256,3", fix="Give READ,PHASE,SLICE in mm."
+            ) from error
+        extent = (read, phase, slice_)
+    return ReadOptions(contrast=contrast, repetition=repetition, key=key, axes=axes, fov_mm=extent, mask=mask)
+
+
+def _read_reference(path: Path, options: ReadOptions, settings: Settings) -> RawScan:
+    from dataclasses import replace
+
+    from medical.reconstruction import pipeline
+    from medical.reconstruction.formats import read_scan
+
+    scan = read_scan(path, replace(options, mask=None))
+    return pipeline.prepare(scan, settings.model_copy(update={"virtual_coils": None}))
+
+
+def _lines(name: str, value: object) -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [(str(key), str(item)) for key, item in value.items()] or [("", "-")]
+    if isinstance(value, list) and len(value) > 6:
+        return [("", f"{', '.join(str(item) for item in value[:3])}, ... ({len(value)} in all)")]
+    return [("", ", ".join(str(item) for item in value) if isinstance(value, list) else str(value))]
