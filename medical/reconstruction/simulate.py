@@ -51,6 +51,22 @@ class Truth:
     shading: Tensor
     noise_covariance: Tensor
 
+    def whitened(self) -> Image:
+        """Return what a perfect reconstruction gives after prewhitening, in units of the noise standard deviation.
+
+        Prewhitening turns the coils' sensitivities S into L^-1 S with Psi = L L^H, so the array receives
+        x sqrt(S^H Psi^-1 S) with S of unit norm, and every pixel is its own signal-to-noise ratio.
+
+        Raises:
+            InputError: the scan has no noise.
+        """
+        if not bool(self.noise_covariance.any()):
+            raise InputError(
+                "truth", found="a scan without noise", expected="noise to whiten", fix="Simulate with a finite SNR."
+            )
+        gain = _array_gain(self.coil_maps.to(torch.complex128), self.noise_covariance.to(torch.complex128))
+        return replace(self.image, data=(self.image.data * gain).to(torch.complex64))
+
 
 def axial_slices(
     anatomy: Image,
@@ -219,9 +235,14 @@ def _noise_variance(image: Tensor, maps: Tensor, shape: Tensor, snr: float) -> f
     """
     if not np.isfinite(snr):
         return 0.0
-    gain = torch.einsum("scyx,cd,sdyx->syx", maps.conj(), torch.linalg.inv(shape), maps).real.sqrt()
+    gain = _array_gain(maps, shape)
     inside = image.abs() > 0.1 * image.abs().max()
     return float(((image.abs() * gain)[inside].mean() / snr) ** 2)
+
+
+def _array_gain(maps: Tensor, covariance: Tensor) -> Tensor:
+    """Return sqrt(S^H Psi^-1 S) (slice, y, x) of coil maps (slice, coil, y, x)."""
+    return torch.einsum("scyx,cd,sdyx->syx", maps.conj(), torch.linalg.inv(covariance), maps).real.sqrt()
 
 
 def _white(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

@@ -15,6 +15,7 @@ from medical.anatomy import SHEPP_LOGAN, head_phantom, load_anatomy
 from medical.images import Geometry, Image, affine_from_geometry, write_image
 from medical.reconstruction.continuous_object import Plane
 from medical.reconstruction.fourier import ifft_centred
+from medical.reconstruction.preprocess import prewhiten
 from medical.reconstruction.simulate import axial_slices, simulate_scan
 from shared.errors import InputError
 
@@ -163,6 +164,22 @@ def test_optimal_combination_of_a_full_scan_has_the_asked_snr(blob):
     expected = norm.real**-0.5
     assert float((error.abs().square() / expected**2)[inside].mean()) == pytest.approx(1, rel=0.08)
     assert float((truth.image.data.abs() / expected)[inside].mean()) == pytest.approx(25, rel=1e-3)
+
+
+def test_prewhitened_full_scan_is_the_whitened_truth_in_noise_units(blob):
+    scan, truth = simulate_scan(
+        blob, oblique(blob), matrix=(72, 72), acceleration=1, snr=200.0, generator=torch.Generator().manual_seed(1)
+    )
+    images = coil_images(prewhiten(scan))
+    expected = truth.whitened().data
+    bright = expected.abs() > 0.3 * expected.abs().max()
+    rss = images.abs().square().sum(1).sqrt()
+    assert relative(rss[bright], expected.abs()[bright]) < 0.02
+    assert relative(rss[bright], truth.image.data.abs()[bright]) > 0.5
+    air = images[..., :6, :6]
+    assert float(air.abs().square().mean()) == pytest.approx(1, rel=0.15)
+    with pytest.raises(InputError, match="without noise"):
+        simulate_scan(blob, matrix=(48, 48), snr=INF)[1].whitened()
 
 
 @pytest.mark.parametrize("sampling", ["equispaced", "variable-density"])
