@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.oracles.families import PROCESSES
 
 from shared import GRIDS, Grid, InputError, VarianceExploding, VariancePreserving, karras_grid, log_snr_grid
+from tests.oracles.families import PROCESSES
 
 TABLE = PROCESSES["vp_table_linear"]
 

@@ -9,7 +9,6 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from tests.oracles.families import PROCESSES
 from scipy.integrate import quad
 
 from shared import (
@@ -21,6 +20,7 @@ from shared import (
     convert,
     squared_cosine_betas,
 )
+from tests.oracles.families import PROCESSES
 
 TIMES = torch.linspace(0.0, 1.0, 201, dtype=torch.float64)
 by_name = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())

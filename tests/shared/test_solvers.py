@@ -59,9 +59,9 @@ def start_and_truth():
     denoiser = MixtureDenoiser(PROCESS)
     x = PROCESS.noise((128, 8), torch.Generator().manual_seed(1), dtype=torch.float64)
 
-    def slope(l, flat):
+    def slope(log_snr, flat):
         state = torch.from_numpy(flat).reshape(x.shape)
-        return (denoiser(state, math.exp(-l) / SIGMA_START) - state).reshape(-1).numpy()
+        return (denoiser(state, math.exp(-log_snr) / SIGMA_START) - state).reshape(-1).numpy()
 
     span = (-math.log(SIGMA_START), -math.log(SIGMA_END))
     solution = solve_ivp(slope, span, x.reshape(-1).numpy(), method="DOP853", rtol=1e-11, atol=1e-11)
@@ -98,7 +98,7 @@ def test_solver_converges_on_the_mixture_at_its_documented_order(name, low, high
 
 
 def test_errors_on_the_mixture_are_at_the_measured_levels():
-    """Levels measured once with an independent implementation on another mixture of the same kind, within a factor 3."""
+    """Within a factor 3 of another implementation on another mixture of the same kind."""
     published = {
         "ddim": (0.277, 0.109, 0.0025),
         "2m": (0.126, 0.037, 3.2e-5),

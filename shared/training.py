@@ -1,0 +1,58 @@
+r"""The training loss of a preconditioned denoiser, and the average of its weights.
+
+    loss = E_{x_0, eps, sigma} [ (sigma^2 + s^2) / (sigma s)^2 |D(x_0 + sigma eps, sigma) - x_0|^2 ],
+    ln sigma ~ N(mean, std^2),   s = sigma_data
+
+The weight makes the expected loss of the raw network the same at every noise level.
+
+Reference: Karras et al., Elucidating the Design Space, 2022, eq. 2 and table 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from shared.denoiser import PreconditionedDenoiser
+from shared.process import VarianceExploding, along_batch, standard_normal
+
+
+def denoising_loss(
+    denoiser: PreconditionedDenoiser, x0: Tensor, sigma: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return the weighted loss of every sample, (N,), differentiable in the network's parameters.
+
+    Args:
+        denoiser: of a `VarianceExploding` process.
+        x0: clean batch (N, ...).
+        sigma: noise of each sample (N,), at most the sigma_max of the process.
+        generator: source of the noise.
+    """
+    process, s = denoiser.process, denoiser.sigma_data
+    assert isinstance(process, VarianceExploding)
+    t = sigma.double() / process.sigma_max
+    noise = standard_normal(x0.shape, generator, dtype=x0.dtype, device=x0.device)
+    error = (denoiser(process.add_noise(x0, noise, t), t) - x0) ** 2
+    return (along_batch((sigma**2 + s**2) / (sigma * s) ** 2, x0) * error).flatten(1).mean(1)
+
+
+class AveragedWeights:
+    """Exponential moving average of a network's parameters: a <- decay a + (1 - decay) w.
+
+    Args:
+        network: whose parameters are averaged.
+        decay: weight of the past; early on (1 + n) / (10 + n) after n updates, whichever is smaller.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take the current parameters into the average."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for name, value in network.state_dict().items():
+            self.average[name].lerp_(value, 1 - decay)
