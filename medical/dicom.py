@@ -218,6 +218,8 @@ def _pixels(dataset: Dataset, pixels: np.ndarray, slope: float, window: Window) 
     dataset.RescaleType = "US"
     dataset.WindowCenter = _decimal(window.high / 2)
     dataset.WindowWidth = _decimal(window.high)
+    # Plain LINEAR forbids widths below 1, and scanner units can be that small.
+    dataset.VOILUTFunction = "LINEAR_EXACT"
     dataset.BurnedInAnnotation = "NO"
     dataset.LossyImageCompression = "00"
     dataset.PixelData = np.ascontiguousarray(pixels).tobytes()

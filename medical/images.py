@@ -272,7 +272,8 @@ def write_image(
     """Write an image in the format that the suffix names, with a JSON sidecar beside it.
 
     `.nii` and `.nii.gz` NIfTI-1; `.h5` HDF5; `.png` preview; `.dcm` one DICOM file; no suffix: a folder with a DICOM
-    series. The sidecar of `brain.nii.gz` is `brain.json`. Both appear whole or not at all.
+    series. The sidecar of `brain.nii.gz` is `brain.json`, that of `brain.png` is `brain.png.json`. Image and sidecar
+    appear whole or not at all.
 
     Args:
         image: the image.

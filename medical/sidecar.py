@@ -98,10 +98,15 @@ def sidecar(image: Image) -> dict[str, Any]:
 
 
 def sidecar_path(path: Path) -> Path:
-    """Return the path of the sidecar: `brain.json` for `brain.nii.gz` and for the folder `brain`."""
-    name = path.name
-    stem = name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else path.stem
-    return path.with_name(f"{stem}.json")
+    """Return the path of the sidecar: `brain.json` for `brain.nii.gz`, as BIDS asks, and a name of its own for others.
+
+    `brain.png` has `brain.png.json` and the DICOM folder `brain` has `brain.dicom.json`, so that one image can stand in
+    several formats side by side.
+    """
+    for suffix in (".nii.gz", ".nii"):
+        if path.name.lower().endswith(suffix):
+            return path.with_name(f"{path.name[: -len(suffix)]}.json")
+    return path.with_name(f"{path.name}{'' if path.suffix else '.dicom'}.json")
 
 
 def write_with_sidecar(

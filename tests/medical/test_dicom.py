@@ -224,12 +224,14 @@ def test_dcm2niix_puts_every_voxel_where_our_nifti_puts_it(tmp_path, name):
 
 
 @pytest.mark.peer
+@pytest.mark.parametrize("scale", [1.0, 1e-7])
 @pytest.mark.parametrize("name", STACKS)
-def test_dciodvfy_finds_no_error_in_the_object(tmp_path, name):
+def test_dciodvfy_finds_no_error_in_the_object(tmp_path, name, scale):
     program = shutil.which("dciodvfy")
     if program is None:
         pytest.skip("dciodvfy is not installed")
-    folder, _ = write_image(stack(name), tmp_path / "series")
+    image = stack(name)
+    folder, _ = write_image(replace(image, data=image.data * scale), tmp_path / "series")
     for path in sorted(folder.iterdir()):
         verdict = subprocess.run([program, path], capture_output=True, text=True).stderr
         assert "MRImage" in verdict

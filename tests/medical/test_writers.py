@@ -112,9 +112,22 @@ def test_sidecar_hides_windows_folders_and_replaces_what_json_lacks():
     assert (facts["source"], facts["residual_expected"], facts["extra"]) == ("meas.dat", None, 2.0)
 
 
-@pytest.mark.parametrize("name", ["brain.nii.gz", "brain.h5", "brain.png"])
-def test_existing_image_or_sidecar_is_refused_and_left_alone(tmp_path, name):
-    for existing in (name, "brain.json"):
+def test_one_image_stands_in_all_formats_side_by_side(tmp_path):
+    written = [
+        path
+        for name in ("brain.nii.gz", "brain.h5", "brain.png", "brain.dcm", "brain")
+        for path in write_image(oblique(slices=1), tmp_path / name)
+    ]
+    assert sorted(path.name for path in written) == sorted(path.name for path in tmp_path.iterdir())
+    assert len(written) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "sidecar_name"),
+    [("brain.nii.gz", "brain.json"), ("brain.h5", "brain.h5.json"), ("brain.png", "brain.png.json")],
+)
+def test_existing_image_or_sidecar_is_refused_and_left_alone(tmp_path, name, sidecar_name):
+    for existing in (name, sidecar_name):
         folder = tmp_path / existing
         folder.mkdir()
         (folder / existing).write_text("precious")
@@ -123,7 +136,7 @@ def test_existing_image_or_sidecar_is_refused_and_left_alone(tmp_path, name):
         assert [p.name for p in folder.iterdir()] == [existing]
         assert (folder / existing).read_text() == "precious"
         write_image(oblique(), folder / name, overwrite=True)
-        assert sorted(p.name for p in folder.iterdir()) == sorted([name, "brain.json"])
+        assert sorted(p.name for p in folder.iterdir()) == sorted([name, sidecar_name])
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, SystemExit])
