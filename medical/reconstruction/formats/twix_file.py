@@ -11,7 +11,7 @@ import numpy as np
 
 from shared.errors import InputError
 
-MULTI_RAID_LIMITS = (10_000, 64)  # first two numbers of a VD/VE file: a small identifier and the number of measurements
+MULTI_RAID_LIMITS = (10_000, 64)  # first numbers of a VD/VE file: a small identifier, the number of measurements
 NAME = rb"[A-Za-z]{4,}\x00"
 
 
@@ -72,10 +72,14 @@ def _starts(path: Path, stream: BinaryIO) -> tuple[list[tuple[int, int, str]], b
     from twixtools import hdr_def
 
     size = path.stat().st_size
+    if _is_header(stream, 0):
+        return [(0, size, "")], True, size
     stream.seek(0)
     first, count = _integers(stream, 2)
     if not (first < MULTI_RAID_LIMITS[0] and 0 < count <= MULTI_RAID_LIMITS[1]):
-        return [(0, size, "")], True, size
+        raise InputError(
+            path, found="no measurement header", expected="a Siemens twix file", fix="Name the scanner's .dat file."
+        )
     stream.seek(0)
     content = stream.read(hdr_def.MultiRaidFileHeader.itemsize)
     if len(content) < hdr_def.MultiRaidFileHeader.itemsize:
