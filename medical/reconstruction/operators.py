@@ -194,6 +194,14 @@ class CartesianSense(LinearOperator):
                     out[s, j].addcmul_(self._conj_maps[s, j, c], coil)
         return self._permute_back(out)
 
+    def squared_norm_bound(self) -> float:
+        """Return an upper bound on the largest eigenvalue of A^H A; it is 1 for orthonormal sets of maps.
+
+        Since ||M F|| <= 1 it is the largest eigenvalue of S^H S over all pixels, bounded by its row sums (Gershgorin).
+        """
+        gram = (self.maps.conj().unsqueeze(2) * self.maps.unsqueeze(1)).sum(3)
+        return float(gram.abs().sum(2).max())
+
     def _permute(self, x: Tensor) -> Tensor:
         lead = list(range(x.ndim - len(self._order)))
         return x.permute(*lead, *self._order).contiguous()

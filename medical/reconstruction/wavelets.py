@@ -23,8 +23,8 @@ SCALING_FILTERS: dict[str, tuple[float, ...]] = {
 }
 """Scaling filters h, sum h = sqrt(2), named by their vanishing moments as in PyWavelets."""
 
-_COARSEST = 16
-"""Levels are added while the coarsest band keeps this many samples along every axis."""
+_COARSEST = 8
+"""Levels are added while the coarsest band keeps this many samples along every axis; as deep as BART goes."""
 
 
 class Wavelet(LinearOperator):
@@ -36,7 +36,7 @@ class Wavelet(LinearOperator):
     Args:
         shape: lengths of the transformed axes.
         name: a key of `SCALING_FILTERS`.
-        levels: number of levels; by default as many as keep the coarsest band at 16 samples an axis.
+        levels: number of levels; by default as many as keep the coarsest band at 8 samples an axis.
     """
 
     def __init__(self, shape: tuple[int, ...], name: str = "db2", levels: int | None = None) -> None:
@@ -117,6 +117,6 @@ def _every_second(x: Tensor, axis: int, start: int, count: int) -> Tensor:
 
 
 def default_levels(shape: tuple[int, ...]) -> int:
-    """Number of levels that keep at least 16 samples in the coarsest band along every axis longer than 1."""
+    """Number of levels that keep at least 8 samples in the coarsest band along every axis longer than 1."""
     shortest = min((n for n in shape if n > 1), default=1)
     return max(0, int(math.log2(shortest / _COARSEST))) if shortest >= _COARSEST else 0
