@@ -12,6 +12,9 @@ from torch import Tensor
 from medical.reconstruction.fourier import fft_centred, ifft_centred
 from shared.errors import InputError
 
+# In pixels: a narrower Gaussian is cut off by the band of the grid and would ring.
+NARROWEST = 1.5
+
 
 def maps_from_reference(
     coil_images: Tensor, body_images: Tensor, *, smoothing: float = 0.015, coherence: float = 0.4
@@ -33,7 +36,7 @@ def maps_from_reference(
     Args:
         coil_images: complex (slice, coil, \*encodes).
         body_images: complex (slice, body channel, \*encodes), same slices and grid.
-        smoothing: standard deviation of g, as a part of the field of view along each axis.
+        smoothing: standard deviation of g, as a part of the field of view along each axis; at least 1.5 pixels.
         coherence: smallest gamma^2 of the support.
 
     Returns:
@@ -82,6 +85,7 @@ def _smooth(x: Tensor, deviation: float) -> Tensor:
     spectrum = fft_centred(x, axes)
     for axis in axes:
         k = torch.arange(x.shape[axis], device=x.device) - x.shape[axis] // 2
-        gain = torch.exp(-2 * (torch.pi * deviation * k) ** 2).to(x.real.dtype)
+        width = max(deviation, NARROWEST / x.shape[axis])
+        gain = torch.exp(-2 * (torch.pi * width * k) ** 2).to(x.real.dtype)
         spectrum = spectrum * gain.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
     return ifft_centred(spectrum, axes)

@@ -21,26 +21,27 @@ def sensitivities(shape: tuple[int, ...], coils: int = 4) -> torch.Tensor:
     return maps / maps.abs().square().sum(0).sqrt()
 
 
-def disc(shape: tuple[int, ...], radius: float = 0.7) -> torch.Tensor:
+def disc(shape: tuple[int, ...], radius: float) -> torch.Tensor:
     axes = torch.meshgrid(*[torch.linspace(-1, 1, n, dtype=torch.float64) for n in shape], indexing="ij")
     return sum(g**2 for g in axes) < radius**2
 
 
-@pytest.mark.parametrize("shape", [(48, 45), (20, 21, 22)])
+@pytest.mark.parametrize("shape", [(48, 45), (28, 29, 30)])
 def test_maps_are_the_sensitivities_in_the_object_and_zero_outside(shape):
-    truth, inside = sensitivities(shape), disc(shape)
+    truth, inside = sensitivities(shape), disc(shape, 0.5)
     # Contrast with rough magnitude and phase must cancel in the ratio.
     anatomy = inside * (0.5 + complex_noise(shape, seed=1))
-    body = torch.stack([anatomy, 0.3j * anatomy])
-    maps = maps_from_reference((truth * anatomy)[None], body[None])
+    body = torch.stack([anatomy, 0.3j * anatomy]) + 0.02 * complex_noise((2, *shape), seed=2)
+    coil = truth * anatomy + 0.02 * complex_noise(truth.shape, seed=5)
+    maps = maps_from_reference(coil[None], body[None])
     assert maps.shape == (1, 1, 4, *shape)
     found = maps[0, 0]
-    core = disc(shape, 0.6)
+    core = disc(shape, 0.42)
     alike = (found.conj() * truth).sum(0)
     assert alike.abs()[core].min() > 0.995
     # One common phase, that of the body-coil combination, is left.
     assert (alike / alike.abs().clamp_min(1e-9))[core].sum().abs() > 0.999 * core.sum()
-    assert not found[:, ~disc(shape, 1.0)].any()
+    assert found.abs().sum(0).gt(0)[~disc(shape, 1.0)].double().mean() < 0.03
     torch.testing.assert_close(found.abs().square().sum(0)[core], torch.ones(int(core.sum()), dtype=torch.float64))
 
 
