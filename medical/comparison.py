@@ -54,12 +54,13 @@ def _load(path: Path) -> tuple[Tensor, np.ndarray]:
     """Return the magnitude (z, y, x) and the affine of a NIfTI file."""
     try:
         import nibabel
+        from nibabel.filebasedimages import ImageFileError
     except ImportError as error:
         raise MissingExtra("nibabel", extra="medical", purpose="to read NIfTI") from error
     try:
         file = nibabel.load(path)
         voxels = np.abs(np.asanyarray(file.dataobj))
-    except (OSError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ImageFileError) as error:
         raise InputError(
             path, found="no readable NIfTI image", expected="a .nii or .nii.gz file", fix="Check the path."
         ) from error

@@ -49,7 +49,8 @@ class Store:
                 facts = json.loads(str(file["facts"]))
         except (OSError, ValueError, KeyError, BadZipFile):
             return None
-        return SliceResult(image=image, **{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})
+        history, warnings = tuple(facts.pop("history")), tuple(facts.pop("warnings"))
+        return SliceResult(image=image, history=history, warnings=warnings, **facts)
 
     def save(self, index: int, result: SliceResult) -> None:
         """Keep a finished slice; it appears whole or not at all."""

@@ -11,7 +11,6 @@ from shared.errors import InputError
 from shared.options import Device, Json, Overwrite, Quiet, Seed
 
 if TYPE_CHECKING:
-    from medical.images import Image
     from medical.reconstruction.formats import ReadOptions
     from medical.reconstruction.raw import RawScan
     from medical.reconstruction.settings import Settings
@@ -25,9 +24,7 @@ Contrast = Annotated[int | None, typer.Option(help="Which echo or contrast, when
 Repetition = Annotated[int | None, typer.Option(help="Which repetition, when the file has several.")]
 Key = Annotated[str | None, typer.Option(help="Name inside an .npz or ISMRMRD file.")]
 Axes = Annotated[str | None, typer.Option(help="Axes of an array file, for example coil,ky,kx.")]
-Fov = Annotated[
-    str | None, typer.Option("--fov-mm", help="READ,PHASE,SLICE extent in mm, for files without geometry.")
-]
+Fov = Annotated[str | None, typer.Option("--fov-mm", help="READ,PHASE,SLICE extent in mm, for files without geometry.")]
 Mask = Annotated[Path | None, typer.Option(help=".npy sampling mask, for array files.")]
 
 

@@ -153,10 +153,13 @@ def _espirit_slice(
     calibration: Tensor, matrix: tuple[int, ...], kernel: tuple[int, ...], threshold: float, crop: float, maps: int
 ) -> tuple[Tensor, Tensor]:
     coils = len(calibration)
-    operator = _kernel_operator(_signal_space(calibration, kernel, threshold), coils, kernel)
-    start = ifft_centred(_centred_pad(calibration, matrix), tuple(range(-len(matrix), 0)))
     found = calibration.new_zeros((maps, coils, math.prod(matrix)))
     eigenvalues = calibration.real.new_zeros((maps, math.prod(matrix)))
+    space = _signal_space(calibration, kernel, threshold)
+    if space.shape[1] == 0:
+        return found.reshape(maps, coils, *matrix), eigenvalues.reshape(maps, *matrix)
+    operator = _kernel_operator(space, coils, kernel)
+    start = ifft_centred(_centred_pad(calibration, matrix), tuple(range(-len(matrix), 0)))
     first = 0
     for pixels in _pixel_blocks(operator, matrix):
         block = slice(first, first + pixels.shape[-1])

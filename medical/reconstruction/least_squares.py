@@ -88,7 +88,7 @@ def tikhonov(
 ) -> Tensor:
     """Solve (A^H A + lamda) x = A^H y by conjugate gradients, for any linear A from images to data (slice, ...)."""
     return conjugate_gradient(
-        lambda x: operator.normal(x).add_(x, alpha=lamda),
+        lambda x: operator.normal(x) + lamda * x,
         operator.adjoint(data),
         iterations=iterations,
         tolerance=tolerance,

@@ -134,13 +134,14 @@ def one_slice(scan: RawScan, index: int) -> RawScan:
 
 
 def _provenance(scan: RawScan, settings: Settings, results: list[SliceResult], seed: int) -> dict[str, Any]:
+    white = settings.whiten and scan.noise is not None
     facts: dict[str, Any] = {
         "method": settings.method,
         "parameters": {**results[0].parameters, "seed": seed},
         "acceleration": scan.acceleration,
         "acquired_matrix": scan.encoded_matrix,
         "coils": scan.coils,
-        "units": "SNR (noise standard deviation 1 in each coil)" if _is_white(scan) else "scanner",
+        "units": "SNR (noise standard deviation 1 in each coil)" if white else "scanner",
         "source": scan.source,
         "simulated": scan.simulated,
         "header": scan.header,
@@ -151,5 +152,5 @@ def _provenance(scan: RawScan, settings: Settings, results: list[SliceResult], s
     residual, data, noise = (sum(column) for column in zip(*energies, strict=True))
     if settings.method != "rss" and data > 0:
         facts["residual"] = math.sqrt(residual / data)
-        facts["residual_expected"] = math.sqrt(noise / data) if _is_white(scan) else None
+        facts["residual_expected"] = math.sqrt(noise / data) if white else None
     return facts

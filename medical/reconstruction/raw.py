@@ -47,8 +47,8 @@ class RawScan:
             ascending kx like the imaging lines; None when absent.
         navigator_reversed: bool (slice, navigator), the lines that were recorded backwards.
         line_reversed: bool (slice, ky), the imaging lines that were recorded backwards; None when none was.
-        readout_positions: float32 (kx,) position of each sample in cycles per encoded FOV when the readout was sampled on
-            a gradient ramp and is not yet regridded; None for uniform sampling. Lines in one scan share it.
+        readout_positions: float32 (kx,) position of each sample in cycles per encoded FOV when the readout was sampled
+            on a gradient ramp and is not yet regridded; None for uniform sampling. Lines in one scan share it.
         phase_encoding: BIDS code "j" or "j-" when the polarity is known, else "j".
         header: JSON-able protocol facts (sequence, TE, TR, field strength, vendor). No patient identity.
         history: what was done to the data, one sentence a step, first reading.

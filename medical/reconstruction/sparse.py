@@ -109,7 +109,7 @@ def minimise_wavelet(
         return wavelet.adjoint(shrunk).roll([-n for n in shift], axes)
 
     return fista(
-        lambda x: operator.normal(x).sub_(rhs), prox, torch.zeros_like(rhs), lipschitz=lipschitz, iterations=iterations
+        lambda x: operator.normal(x) - rhs, prox, torch.zeros_like(rhs), lipschitz=lipschitz, iterations=iterations
     )
 
 
@@ -132,7 +132,7 @@ def minimise_tv(
     tau = 1 / (lipschitz / 2 + 4 * ndim * sigma)
     x, u = torch.zeros_like(rhs), difference(torch.zeros_like(rhs))
     for _ in range(iterations):
-        new = x - tau * (operator.normal(x).sub_(rhs) + difference.adjoint(u))
+        new = x - tau * (operator.normal(x) - rhs + difference.adjoint(u))
         u = _project(u + sigma * difference(2 * new - x), radius)
         x = new
     return x
@@ -149,7 +149,7 @@ def data_scale(kspace: Tensor, mask: Tensor) -> Tensor:
     (of all samples, if DC is not sampled).
     """
     box = central_box(mask, 32) or tuple(slice(n) for n in mask.shape[1:])
-    centre = kspace[(..., *box)]
+    centre = kspace[(slice(None), slice(None), *box)]
     axes = tuple(range(-len(box), 0))
     image = torch.linalg.vector_norm(ifft_centred(centre, axes), dim=1)
     return image_scale(image) * math.sqrt(math.prod(image.shape[1:]) / math.prod(mask.shape[1:]))
@@ -171,13 +171,13 @@ def _for_slices(weight: Tensor, image: Tensor) -> Tensor:
 
 
 def _soft_threshold(v: Tensor, threshold: Tensor) -> Tensor:
-    """v max(0, 1 - t / |v|), the proximal operator of t |v|; overwrites v."""
+    """Return v max(0, 1 - t / |v|), the proximal operator of t |v|; overwrites v."""
     magnitude = v.abs()
     shrink = (magnitude - threshold).clamp_min_(0).div_(magnitude.clamp_min_(torch.finfo(magnitude.dtype).tiny))
     return v.mul_(shrink)
 
 
 def _project(u: Tensor, radius: Tensor) -> Tensor:
-    """u / max(1, |u| / radius) with |u| over the leading axis; overwrites u."""
+    """Return u / max(1, |u| / radius) with |u| over the leading axis; overwrites u."""
     length = torch.view_as_real(u).square().sum((0, -1)).sqrt_()
     return u.mul_(radius / torch.maximum(length, radius).clamp_min(torch.finfo(length.dtype).tiny))

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medical.reconstruction.formats.checks import require_file
+from medical.reconstruction.formats.checks import require_file, require_package
 from medical.reconstruction.formats.options import ReadOptions
 from medical.reconstruction.raw import RawScan
-from shared.errors import InputError, MissingExtra
+from shared.errors import InputError
 
 __all__ = ["ReadOptions", "describe", "read_scan"]
 
@@ -68,6 +68,7 @@ def _open(path: Path, options: ReadOptions, *, describing: bool) -> Any:
         start = stream.read(8)
     if start == b"\x89HDF\r\n\x1a\n":
         return _open_hdf5(path, options, describing=describing)
+    require_package("twixtools", "to recognise and read Siemens twix files")
     from medical.reconstruction.formats import twix
 
     if twix.is_twix(path):
@@ -103,10 +104,9 @@ def _open_hdf5(path: Path, options: ReadOptions, *, describing: bool) -> Any:
 @contextmanager
 def _hdf5(path: Path) -> Iterator[Any]:
     """Open an HDF5 file read-only; whatever h5py finds broken becomes an `InputError`."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingExtra("h5py", extra="medical", purpose="to read HDF5 files") from error
+    require_package("h5py", "to read HDF5 files")
+    import h5py
+
     try:
         with h5py.File(path, "r") as file:
             yield file

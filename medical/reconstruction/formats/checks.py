@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.errors import InputError
+from shared.errors import InputError, MissingExtra
 
 
 class FiniteCheck:
@@ -47,6 +47,25 @@ def require_extent(source: str | os.PathLike[str], name: str, values: tuple[floa
             expected="finite numbers above 0",
             fix="Correct the header, or read the samples as arrays and give the field of view.",
         )
+
+
+def require_single_band(source: str | os.PathLike[str], slices_at_once: int) -> None:
+    """Raise `InputError` if several slices were excited at once and lie on top of each other in the data."""
+    if slices_at_once > 1:
+        raise InputError(
+            source,
+            found=f"{slices_at_once} slices excited at once (multiband)",
+            expected="one slice at a time",
+            fix="Separate the slices first; fewstep cannot.",
+        )
+
+
+def require_package(name: str, purpose: str) -> None:
+    """Raise `MissingExtra` if a package that a format needs is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec(name) is None:
+        raise MissingExtra(name, extra="medical", purpose=purpose)
 
 
 def require_file(path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from medical.reconstruction.formats.checks import require_package, require_single_band
 from medical.reconstruction.formats.lines import Encoding, LineTable, Role
 from medical.reconstruction.formats.ramp import Ramp
 from shared.errors import InputError
@@ -20,6 +21,7 @@ def parse_header(source: str | os.PathLike[str], xml: bytes | str) -> Any:
     Raises:
         InputError: it is not a valid ISMRMRD header with at least one encoding.
     """
+    require_package("ismrmrd", "to read ISMRMRD headers")
     import ismrmrd.xsd
 
     try:
@@ -70,6 +72,8 @@ def encoding_of(source: str, header: Any) -> tuple[Encoding, tuple[str, ...]]:
         centre.append(size // 2 if unset else int(limit.center))
         if unset and size > 1:
             warnings.append(f"The header has no centre of k{'zy'[axis]}; {size // 2} of {size} is assumed.")
+    multiband = getattr(first.parallelImaging, "multiband", None)
+    require_single_band(source, int(getattr(multiband, "multiband_factor", 1)))
     system = header.acquisitionSystemInformation
     information = header.measurementInformation
     position = getattr(information, "patientPosition", None)

@@ -17,6 +17,7 @@ import numpy as np
 
 from medical.reconstruction.formats import twix_header
 from medical.reconstruction.formats.assemble import assemble
+from medical.reconstruction.formats.checks import require_single_band
 from medical.reconstruction.formats.lines import Encoding, LineTable, Role, Source
 from medical.reconstruction.formats.options import ReadOptions
 from medical.reconstruction.formats.twix_file import Measurement, is_twix, measurements, read_lines
@@ -46,6 +47,8 @@ def describe_twix(path: Path, options: ReadOptions) -> dict[str, Any]:
 def _source(path: Path) -> Source:
     scans = measurements(path)
     image = next(scans)
+    acceleration = image.header["MeasYaps"].get("sSliceAcceleration", {})
+    require_single_band(path, int(acceleration.get("lMultiBandFactor", 1)))
     lines = _table(image)
     rows = lines.rows(Role.IMAGE)
     first = image.mdh[rows[0]] if len(rows) else None

@@ -1,0 +1,242 @@
+"""Reconstruct one slice (or one 3-D slab): coil maps, encoding operator, method, partial Fourier.
+
+Cartesian and non-Cartesian scans differ only in their encoding A; every method then minimises
+
+    ||A x - y||^2 (/ 2) + regulariser(x),       A = M F S   or   A = sqrt(W) NUFFT S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medical.reconstruction import least_squares, sparse
+from medical.reconstruction.coil_maps import calibration_region, espirit, espirit_hybrid
+from medical.reconstruction.coil_maps_reference import maps_from_reference
+from medical.reconstruction.fourier import fft_centred, ifft_centred
+from medical.reconstruction.noncartesian import Nufft, gridding, image_shape, sample_weights
+from medical.reconstruction.operators import CartesianSense, LinearOperator, Sense
+from medical.reconstruction.partial_fourier import detect_partial_fourier, homodyne, pocs
+from medical.reconstruction.preprocess import resize_centred
+from medical.reconstruction.raw import RawScan
+from medical.reconstruction.settings import Method, PartialFourier, Settings
+from medical.reconstruction.solvers import largest_eigenvalue
+
+CALIBRATION_SIZE = 24
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """One reconstructed slice and what is worth telling about it.
+
+    Attributes:
+        image: complex64 (1, y, x), or (z, y, x) for a 3-D scan, on the CPU.
+        parameters: what the method was run with.
+        residual_energy: ||A x - y||^2.
+        data_energy: ||y||^2.
+        noise_energy: E||A x - y||^2 when only noise of variance 1 is left.
+        history: sentences for the provenance.
+        warnings: sentences that a user must read.
+    """
+
+    image: Tensor
+    parameters: dict[str, Any]
+    residual_energy: float = 0.0
+    data_energy: float = 0.0
+    noise_energy: float = 0.0
+    history: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The linear problem of one slice.
+
+    Attributes:
+        operator: A, from images (1, set, ...) to data.
+        data: y.
+        scale: (1,) size of image values, to which regularisation weights are relative.
+        lipschitz: bound on the largest eigenvalue of A^H A.
+        noise_energy: E||n||^2 of the noise in y when its variance is 1 in each sample.
+    """
+
+    operator: LinearOperator
+    data: Tensor
+    scale: Tensor
+    lipschitz: float
+    noise_energy: float
+
+
+def _sense(encoding: Encoding, lamda: float, iterations: int, generator: torch.Generator) -> Tensor:
+    return least_squares.tikhonov(encoding.operator, encoding.data, lamda=lamda, iterations=iterations)
+
+
+def _wavelet(encoding: Encoding, lamda: float, iterations: int, generator: torch.Generator) -> Tensor:
+    return sparse.minimise_wavelet(
+        encoding.operator,
+        encoding.data,
+        weight=lamda * encoding.scale,
+        lipschitz=encoding.lipschitz,
+        iterations=iterations,
+        generator=generator,
+    )
+
+
+def _tv(encoding: Encoding, lamda: float, iterations: int, generator: torch.Generator) -> Tensor:
+    return sparse.minimise_tv(
+        encoding.operator,
+        encoding.data,
+        weight=lamda * encoding.scale,
+        lipschitz=encoding.lipschitz,
+        iterations=iterations,
+    )
+
+
+Minimise = Callable[[Encoding, float, int, torch.Generator], Tensor]
+METHODS: dict[Method, tuple[Minimise, float, int]] = {
+    "sense": (_sense, least_squares.SENSE_LAMDA, least_squares.SENSE_ITERATIONS),
+    "wavelet": (_wavelet, sparse.LAMDA, sparse.ITERATIONS),
+    "tv": (_tv, sparse.LAMDA, sparse.ITERATIONS),
+}
+"""Method -> function, regularisation weight, iterations. "rss" needs no encoding and is not here."""
+
+FILL: dict[PartialFourier, Callable[..., Tensor]] = {"homodyne": homodyne, "pocs": pocs}
+
+
+def reconstruct_slice(
+    scan: RawScan,
+    settings: Settings,
+    *,
+    reference: RawScan | None = None,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+) -> SliceResult:
+    """Reconstruct a scan of one slice.
+
+    Args:
+        scan: prepared, with one slice (or one 3-D slab).
+        settings: method and parameters.
+        reference: body-coil scan of the slice for the coil maps; None for ESPIRiT.
+        generator: for the random shifts of the wavelet grid.
+        device: where to compute.
+
+    Raises:
+        InputError: no calibration region, or a reference that does not fit.
+    """
+    warnings = []
+    if settings.method == "rss":
+        if _has_gaps(scan):
+            warnings.append("Undersampled data were reconstructed by zero-filled RSS: the image is aliased.")
+        coil_images = coil_images_of(scan).to(device)
+        coil_images, history, notes = _fill_partial_fourier(coil_images, scan, settings)
+        image = least_squares.rss(coil_images)
+        return SliceResult(_volume(image), {}, history=history, warnings=(*warnings, *notes))
+    minimise, lamda, iterations = METHODS[settings.method]
+    lamda, iterations = settings.lamda or lamda, settings.iterations or iterations
+    maps, told = coil_maps_of(scan, settings.map_sets, reference)
+    if not bool(maps.abs().sum() > 0):
+        warnings.append("The coil maps are empty: the calibration data hold no signal above noise.")
+    encoding = encode(scan, maps.to(device))
+    x = minimise(encoding, lamda, iterations, generator)
+    residual = float((encoding.operator(x) - encoding.data).norm()) ** 2
+    image, history, notes = _fill_partial_fourier(least_squares.merge_sets(x), scan, settings)
+    return SliceResult(
+        _volume(image),
+        {"lamda": lamda, "iterations": iterations, "map_sets": maps.shape[1]},
+        residual_energy=residual,
+        data_energy=float(encoding.data.norm()) ** 2,
+        noise_energy=encoding.noise_energy,
+        history=(told, *history),
+        warnings=(*warnings, *notes),
+    )
+
+
+def coil_images_of(scan: RawScan) -> Tensor:
+    r"""Return coil images (slice, coil, \*encodes): inverse FFT of zero-filled k-space, or gridding."""
+    if scan.is_cartesian:
+        return ifft_centred(scan.kspace, tuple(range(-len(scan.encoded_matrix), 0)))
+    return gridding(scan, image_shape(scan))
+
+
+def coil_maps_of(scan: RawScan, sets: int, reference: RawScan | None = None) -> tuple[Tensor, str]:
+    r"""Estimate coil maps (1, set, coil, \*encodes) and say how.
+
+    From the body-coil `reference` if there is one; else by ESPIRiT from separate calibration lines, from the fully
+    sampled centre of Cartesian k-space, or from the centre of gridded non-Cartesian k-space.
+
+    Raises:
+        InputError: no calibration region, or a reference that does not fit.
+    """
+    if reference is not None:
+        maps = maps_from_reference(coil_images_of(scan), coil_images_of(reference))
+        return maps, "Coil maps measured against the body coil."
+    matrix = scan.encoded_matrix if scan.is_cartesian else image_shape(scan)
+    if scan.calibration is not None:
+        block = scan.calibration
+    elif scan.is_cartesian:
+        box = calibration_region(scan.mask, size=CALIBRATION_SIZE)
+        block = scan.kspace[(slice(None), slice(None), *box)]
+    else:
+        block = fft_centred(coil_images_of(scan), tuple(range(-len(matrix), 0)))
+        for axis in range(-len(matrix), 0):
+            block = resize_centred(block, min(CALIBRATION_SIZE, matrix[axis]), axis)
+    if len(matrix) == 3:
+        maps, _ = espirit_hybrid(block, (matrix[0], matrix[1], matrix[2]), maps=sets)
+    else:
+        maps, _ = espirit(block, matrix, maps=sets)
+    extent = " x ".join(str(n) for n in block.shape[2:])
+    return maps, f"Coil maps by ESPIRiT from {extent} calibration samples ({sets} set{'s' if sets > 1 else ''})."
+
+
+def encode(scan: RawScan, maps: Tensor) -> Encoding:
+    """Return the linear problem of one slice with the given maps, on the device of the maps."""
+    if scan.is_cartesian:
+        operator = CartesianSense(maps, scan.mask.to(maps.device))
+        kspace = scan.kspace.to(maps.device)
+        scale = sparse.data_scale(kspace, operator.mask)
+        samples = float(scan.mask.sum()) * scan.coils
+        return Encoding(operator, kspace, scale, operator.squared_norm_bound(), samples)
+    assert scan.trajectory is not None
+    shape = image_shape(scan)
+    weights = sample_weights(scan, 0, shape)
+    chain = Nufft(scan.trajectory[0], shape, weights) @ Sense(maps)
+    data = scan.kspace.to(maps.device) * weights.sqrt().to(maps.device)
+    start = chain.adjoint(data)
+    scale = sparse.image_scale(least_squares.rss(coil_images_of(scan)))
+    lipschitz = 1.05 * largest_eigenvalue(chain, start)  # power iteration approaches from below
+    return Encoding(chain, data, scale.to(maps.device), lipschitz, float(weights.sum()) * scan.coils)
+
+
+def _fill_partial_fourier(
+    image: Tensor, scan: RawScan, settings: Settings
+) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:
+    """Return the image with partial Fourier filled as the settings say, and sentences for history and warnings."""
+    history, warnings = [], []
+    for partial in detect_partial_fourier(scan):
+        if settings.partial_fourier == "zero":
+            warnings.append(f"Partial Fourier ({partial}) was filled with zeros: the image is blurred along this axis.")
+        else:
+            image = FILL[settings.partial_fourier](image, partial)
+            history.append(f"Partial Fourier ({partial}) filled by {settings.partial_fourier}.")
+    return image, tuple(history), tuple(warnings)
+
+
+def _has_gaps(scan: RawScan) -> bool:
+    """Whether samples are missing inside the box of the acquired ones (partial Fourier has none missing there)."""
+    if not scan.is_cartesian:
+        return False
+    inside = scan.mask
+    for axis in range(1, inside.ndim):
+        acquired = inside.any(dim=[a for a in range(inside.ndim) if a != axis]).nonzero().flatten()
+        inside = inside.narrow(axis, int(acquired[0]), int(acquired[-1] - acquired[0]) + 1)
+    return not bool(inside.all())
+
+
+def _volume(image: Tensor) -> Tensor:
+    """(1, y, x) stays; (1, z, y, x) becomes (z, y, x)."""
+    image = image if image.ndim == 3 else image[0]
+    return image.to(torch.complex64).cpu()
