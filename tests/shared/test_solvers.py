@@ -288,3 +288,50 @@ def test_complex_double_and_single_precision_agree(solver):
 def test_wrong_solver_options_are_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+# --- polynomials: what each step must integrate without error, on uneven nodes of any process ---
+
+
+def exact_increment(polynomial, grid: Grid, s: int, t: int) -> float:
+    """Return alpha_t int exp(l - l_t) P(l) dl between two nodes, by scipy."""
+    start, end = grid.log_snr[s], grid.log_snr[t]
+    integrand = quad(lambda l_: math.exp(l_ - end) * polynomial(l_), start, end, epsabs=1e-13, epsrel=1e-12)
+    return grid.alpha[t] * integrand[0]
+
+
+@pytest.mark.parametrize("corrector", [False, True])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@by_process
+def test_multistep_integrates_polynomials_of_log_snr_exactly_on_uneven_nodes(process, order, corrector):
+    """Steps with full history are exact for degree order - 1 (predictor) and order (corrector)."""
+    grid = explicit_grid(process, (0.95, 0.9, 0.7, 0.62, 0.4, 0.33, 0.2, 0.17, 0.1))
+    degree = order if corrector else order - 1
+    polynomial = np.polynomial.Polynomial([0.3, -0.7, 0.4, 0.15, -0.05][: degree + 1])
+    plan = Multistep(order, corrector).plan(grid)
+    state = plan.start(torch.full((1, 1), 0.8, dtype=torch.float64))
+    points = [state]
+    for k in range(plan.calls):
+        state = plan.advance(state, torch.full((1, 1), polynomial(grid.log_snr[k]), dtype=torch.float64))
+        points.append(state)
+    for k in range(order + 1, plan.calls - 1):
+        ratio = grid.sigma[k + 1] / grid.sigma[k]
+        start, end = (points[k + 1].anchor, points[k + 2].anchor) if corrector else (points[k].x, points[k + 1].x)
+        if end is not None:
+            increment = float(end - ratio * start)
+            assert increment == pytest.approx(exact_increment(polynomial, grid, k, k + 1), rel=1e-9, abs=1e-11)
+
+
+@by_process
+def test_heun_integrates_lines_in_log_snr_exactly_on_uneven_nodes(process):
+    grid = explicit_grid(process, (0.95, 0.7, 0.62, 0.2, 0.1))
+    line = np.polynomial.Polynomial([0.3, -0.7])
+    x = torch.full((1, 1), 0.8, dtype=torch.float64)
+
+    def denoiser(x, t):
+        return torch.full_like(x, line(float(process.log_snr(t))))
+
+    expected = 0.8
+    for k in range(grid.steps):
+        expected = expected * grid.sigma[k + 1] / grid.sigma[k] + exact_increment(line, grid, k, k + 1)
+    assert float(sample(denoiser, x, grid, Heun())) == pytest.approx(expected, rel=1e-9)
