@@ -277,6 +277,12 @@ def test_only_noise_is_one_clear_error(tmp_path: Path) -> None:
         read_scan(write_twix(tmp_path / "b.dat", Scan([])))
 
 
+def test_simultaneous_slices_are_one_clear_error(tmp_path: Path) -> None:
+    scan = Scan(readouts(), yaps={"sSliceAcceleration.lMultiBandFactor": 3})
+    with pytest.raises(InputError, match="3 slices excited at once"):
+        read_scan(write_twix(tmp_path / "a.dat", scan))
+
+
 def test_protocol_without_field_of_view_is_one_clear_error(tmp_path: Path) -> None:
     scan = Scan(readouts(), yaps={"sSliceArray.asSlice[0].dReadoutFOV": 0.0})
     with pytest.raises(InputError, match="above 0"):
