@@ -232,6 +232,8 @@ def test_image_to_image_starts_midway_with_a_fresh_history(unet):
     scheduler.set_timesteps(10)
     noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     x = scheduler.add_noise(torch.zeros(1, 1, 8, 8), noise, scheduler.timesteps[6:7])
+    theirs = diffusers.DDPMScheduler().add_noise(torch.zeros(1, 1, 8, 8), noise, scheduler.timesteps[6:7].long())
+    torch.testing.assert_close(x, theirs, rtol=1e-5, atol=1e-6)
     start = x
     with torch.no_grad():
         for timestep in scheduler.timesteps[6:]:
