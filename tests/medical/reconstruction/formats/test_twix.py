@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from medical.images import Image, affine_from_geometry
 from medical.reconstruction.epi import correct_epi_ghost, regrid_readout
 from medical.reconstruction.formats import ReadOptions, describe, read_scan
+from medical.reconstruction.formats.twix_header import directions
 from medical.reconstruction.fourier import ifft_centred
 from medical.reconstruction.preprocess import crop_to_recon, remove_readout_oversampling, resize_centred
 from medical.reconstruction.raw import RawScan
@@ -51,6 +53,15 @@ def test_quaternion_columns_are_phase_read_and_slice(tmp_path: Path) -> None:
     np.testing.assert_allclose(geometry.read_dir, (0, 0.8, -0.6), atol=1e-6)
     np.testing.assert_allclose(geometry.slice_dir, NORMAL, atol=1e-6)
     np.testing.assert_allclose(geometry.positions_mm, [POSITION], atol=1e-5)
+
+
+def test_any_quaternion_gives_the_columns_of_its_rotation_matrix() -> None:
+    """MDH quaternions put the scalar first, SciPy puts it last."""
+    generator = np.random.default_rng(0)
+    for quaternion in generator.normal(size=(20, 4)):
+        quaternion /= np.linalg.norm(quaternion)
+        phase, read, normal = Rotation.from_quat(quaternion[[1, 2, 3, 0]]).as_matrix().T
+        np.testing.assert_allclose(directions(quaternion), [read, phase, normal], atol=1e-12)
 
 
 def test_line_headers_that_contradict_the_protocol_are_said(tmp_path: Path) -> None:
