@@ -31,7 +31,7 @@ def test_maps_are_the_sensitivities_in_the_object_and_zero_outside(shape):
     truth, inside = sensitivities(shape), disc(shape, 0.5)
     # Contrast with rough magnitude and phase must cancel in the ratio.
     anatomy = inside * (0.5 + complex_noise(shape, seed=1))
-    body = torch.stack([anatomy, 0.3j * anatomy]) + 0.02 * complex_noise((2, *shape), seed=2)
+    body = torch.stack([anatomy, 1j * anatomy]) + 0.02 * complex_noise((2, *shape), seed=2)
     coil = truth * anatomy + 0.02 * complex_noise(truth.shape, seed=5)
     maps = maps_from_reference(coil[None], body[None])
     assert maps.shape == (1, 1, 4, *shape)
