@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import InputError
+from shared.files import refuse_existing
 
 Vector = tuple[float, float, float]
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -266,6 +267,29 @@ def toward(direction: np.ndarray) -> str:
     return max(_RAS_OF, key=lambda letter: float(np.dot(_RAS_OF[letter], direction)))
 
 
+def check_output(path: str | os.PathLike[str], *, overwrite: bool = False, complex_output: bool = False) -> str:
+    """Return the suffix by which `write_image` chooses the format; call it before long work.
+
+    Raises:
+        InputError: unknown suffix, a format that cannot hold complex voxels, or an existing output.
+    """
+    final = Path(path)
+    suffix = ".nii.gz" if final.name.lower().endswith(".nii.gz") else final.suffix.lower()
+    if suffix not in ("", ".nii", ".nii.gz", ".h5", ".png", ".dcm"):
+        raise InputError(
+            final,
+            found=f"the suffix {suffix!r}",
+            expected="one of .nii, .nii.gz, .h5, .png, .dcm, or a folder name for a DICOM series",
+            fix="Rename the output.",
+        )
+    if complex_output and suffix not in (".nii", ".nii.gz", ".h5"):
+        raise InputError(
+            final, found="complex output", expected="a format that holds it", fix="Use .nii, .nii.gz or .h5."
+        )
+    refuse_existing(final, overwrite=overwrite)
+    return suffix
+
+
 def write_image(
     image: Image, path: str | os.PathLike[str], *, overwrite: bool = False, complex_output: bool = False
 ) -> list[Path]:
@@ -291,7 +315,7 @@ def write_image(
     from medical.sidecar import write_with_sidecar
 
     final = Path(path)
-    suffix = "".join(final.suffixes[-2:]).lower() if final.name.lower().endswith(".nii.gz") else final.suffix.lower()
+    suffix = check_output(final, overwrite=overwrite, complex_output=complex_output)
     writers: dict[str, Callable[[Image, Path], dict[str, Any]]] = {
         ".nii": nifti.write_complex if complex_output else nifti.write_magnitude,
         ".nii.gz": nifti.write_complex if complex_output else nifti.write_magnitude,
@@ -300,17 +324,6 @@ def write_image(
         ".dcm": dicom.write_file,
         "": dicom.write_series,
     }
-    if suffix not in writers:
-        raise InputError(
-            final,
-            found=f"the suffix {suffix!r}",
-            expected="one of .nii, .nii.gz, .h5, .png, .dcm, or a folder name for a DICOM series",
-            fix="Rename the output.",
-        )
-    if complex_output and suffix not in (".nii", ".nii.gz", ".h5"):
-        raise InputError(
-            final, found="complex output", expected="a format that holds it", fix="Use .nii, .nii.gz or .h5."
-        )
     if not bool(torch.isfinite(torch.view_as_real(image.data) if image.data.is_complex() else image.data).all()):
         raise InputError(
             final,

@@ -45,7 +45,7 @@ def info(
 
     from medical.reconstruction.formats import describe
     from shared.jsontext import jsonable
-    from shared.numbers import write_numbers
+    from shared.numbers import flat_numbers, write_numbers
 
     facts = jsonable(describe(file, _read_options(contrast, repetition, key, axes, fov, mask)))
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -55,8 +55,7 @@ def info(
     console = Console(highlight=False)
     console.print(table)
     if json is not None:
-        numbers = {name: value for name, value in facts.items() if isinstance(value, int | float)}
-        write_numbers(json, numbers)
+        write_numbers(json, flat_numbers(facts))
         console.print(str(json))
 
 
@@ -103,14 +102,15 @@ def reconstruct(
 
     A JSON file beside the image says how it was made.
     """
-    from medical.images import write_image
+    from medical.images import check_output, write_image
     from medical.reconstruction import pipeline
     from medical.reconstruction.formats import read_scan
     from shared.devices import resolve_device
     from shared.files import refuse_existing
 
-    for path in filter(None, (output, report)):
-        refuse_existing(path, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, complex_output=complex_output)
+    if report is not None:
+        refuse_existing(report, overwrite=overwrite)
     where = resolve_device(device)
     chosen = {
         "method": method,

@@ -96,13 +96,31 @@ def _tv(encoding: Encoding, lamda: float, iterations: int, generator: torch.Gene
     )
 
 
-Minimise = Callable[[Encoding, float, int, torch.Generator], Tensor]
-METHODS: dict[Method, tuple[Minimise, float, int]] = {
-    "sense": (_sense, least_squares.SENSE_LAMDA, least_squares.SENSE_ITERATIONS),
-    "wavelet": (_wavelet, sparse.LAMDA, sparse.ITERATIONS),
-    "tv": (_tv, sparse.LAMDA, sparse.ITERATIONS),
+@dataclass(frozen=True)
+class Recipe:
+    """A method and what it is run with unless the user says otherwise.
+
+    Attributes:
+        minimise: (encoding, lamda, iterations, generator) -> image (1, set, ...).
+        lamda: regularisation weight.
+        iterations: number of iterations.
+        map_crop: ESPIRiT eigenvalue below which a pixel has no signal.
+    """
+
+    minimise: Callable[[Encoding, float, int, torch.Generator], Tensor]
+    lamda: float
+    iterations: int
+    map_crop: float
+
+
+# CG-SENSE needs to be told where there is no signal. With a sparse prior the support adds nothing inside the object
+# (docs/mri_classical.md) and a wide one keeps faint tissue at its rim, so maps are cropped less.
+METHODS: dict[Method, Recipe] = {
+    "sense": Recipe(_sense, least_squares.SENSE_LAMDA, least_squares.SENSE_ITERATIONS, map_crop=0.8),
+    "wavelet": Recipe(_wavelet, sparse.LAMDA, sparse.ITERATIONS, map_crop=0.3),
+    "tv": Recipe(_tv, sparse.LAMDA, sparse.ITERATIONS, map_crop=0.3),
 }
-"""Method -> function, regularisation weight, iterations. "rss" needs no encoding and is not here."""
+"""All methods but "rss", which needs no encoding."""
 
 FILL: dict[PartialFourier, Callable[..., Tensor]] = {"homodyne": homodyne, "pocs": pocs}
 
@@ -135,18 +153,19 @@ def reconstruct_slice(
         coil_images, history, notes = _fill_partial_fourier(coil_images, scan, settings)
         image = least_squares.rss(coil_images)
         return SliceResult(_volume(image), {}, history=history, warnings=(*warnings, *notes))
-    minimise, lamda, iterations = METHODS[settings.method]
-    lamda, iterations = settings.lamda or lamda, settings.iterations or iterations
-    maps, told = coil_maps_of(scan, settings.map_sets, reference)
+    recipe = METHODS[settings.method]
+    lamda, iterations = settings.lamda or recipe.lamda, settings.iterations or recipe.iterations
+    crop = recipe.map_crop if settings.map_crop is None else settings.map_crop
+    maps, told = coil_maps_of(scan, sets=settings.map_sets, crop=crop, reference=reference)
     if not bool(maps.abs().sum() > 0):
         warnings.append("The coil maps are empty: the calibration data hold no signal above noise.")
     encoding = encode(scan, maps.to(device))
-    x = minimise(encoding, lamda, iterations, generator)
+    x = recipe.minimise(encoding, lamda, iterations, generator)
     residual = float((encoding.operator(x) - encoding.data).norm()) ** 2
     image, history, notes = _fill_partial_fourier(least_squares.merge_sets(x), scan, settings)
     return SliceResult(
         _volume(image),
-        {"lamda": lamda, "iterations": iterations, "map_sets": maps.shape[1]},
+        {"lamda": lamda, "iterations": iterations, "map_sets": maps.shape[1], "map_crop": crop},
         residual_energy=residual,
         data_energy=float(encoding.data.norm()) ** 2,
         noise_energy=encoding.noise_energy,
@@ -162,7 +181,9 @@ def coil_images_of(scan: RawScan) -> Tensor:
     return gridding(scan, image_shape(scan))
 
 
-def coil_maps_of(scan: RawScan, sets: int, reference: RawScan | None = None) -> tuple[Tensor, str]:
+def coil_maps_of(
+    scan: RawScan, *, sets: int = 1, crop: float = 0.8, reference: RawScan | None = None
+) -> tuple[Tensor, str]:
     r"""Estimate coil maps (1, set, coil, \*encodes) and say how.
 
     From the body-coil `reference` if there is one; else by ESPIRiT from separate calibration lines, from the fully
@@ -185,9 +206,9 @@ def coil_maps_of(scan: RawScan, sets: int, reference: RawScan | None = None) -> 
         for axis in range(-len(matrix), 0):
             block = resize_centred(block, min(CALIBRATION_SIZE, matrix[axis]), axis)
     if len(matrix) == 3:
-        maps, _ = espirit_hybrid(block, (matrix[0], matrix[1], matrix[2]), maps=sets)
+        maps, _ = espirit_hybrid(block, (matrix[0], matrix[1], matrix[2]), crop=crop, maps=sets)
     else:
-        maps, _ = espirit(block, matrix, maps=sets)
+        maps, _ = espirit(block, matrix, crop=crop, maps=sets)
     extent = " x ".join(str(n) for n in block.shape[2:])
     return maps, f"Coil maps by ESPIRiT from {extent} calibration samples ({sets} set{'s' if sets > 1 else ''})."
 

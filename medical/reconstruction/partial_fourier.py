@@ -86,15 +86,6 @@ def detect_partial_fourier(scan: RawScan) -> tuple[PartialFourier, ...]:
     return tuple(found)
 
 
-def warn_partial_fourier(scan: RawScan) -> RawScan:
-    """Add a warning for every partial axis, for scans that stay zero-filled: the image is blurred along it."""
-    warnings = [
-        f"Partial Fourier: {partial}; filled with zeros, so the image is blurred along this axis."
-        for partial in detect_partial_fourier(scan)
-    ]
-    return scan.after("Partial Fourier filled with zeros.", *warnings) if warnings else scan
-
-
 def homodyne(image: Tensor, partial: PartialFourier) -> Tensor:
     """Homodyne reconstruction (Noll, Nishimura & Macovski, IEEE TMI 10:154, 1991).
 

@@ -20,7 +20,8 @@ class Settings(BaseModel):
         virtual_coils: compress the coils to this many; None keeps all.
         compression: "scc" (one matrix for all readout positions) or "gcc" (one per readout position).
         map_sets: sets of ESPIRiT maps; 2 for a field of view smaller than the object.
-        lamda: regularisation weight, relative to the largest magnitude of the image; None takes the method's own.
+        map_crop: ESPIRiT eigenvalue below which a pixel counts as empty, 0 to 1; None takes the method's own.
+        lamda: regularisation weight, the same number as in BART's `pics`; None takes the method's own.
         iterations: None takes the method's own.
         partial_fourier: "zero" (fill with zeros), "homodyne" or "pocs".
     """
@@ -32,6 +33,7 @@ class Settings(BaseModel):
     virtual_coils: PositiveInt | None = None
     compression: Literal["scc", "gcc"] = "gcc"
     map_sets: int = Field(default=1, ge=1, le=2)
+    map_crop: float | None = Field(default=None, ge=0, le=1)
     lamda: PositiveFloat | None = None
     iterations: PositiveInt | None = None
     partial_fourier: PartialFourier = "zero"
