@@ -12,7 +12,6 @@ from medical.reconstruction.partial_fourier import (
     detect_partial_fourier,
     homodyne,
     pocs,
-    warn_partial_fourier,
 )
 from medical.reconstruction.raw import RawScan
 from shared.errors import InputError
@@ -126,11 +125,9 @@ def test_undersampling_and_zero_padding_are_not_taken_for_partial_fourier():
     assert detect_partial_fourier(scan_of(complex_noise((1, 1, 64, 48)), mask)) == (PartialFourier(-2, 24, 53, 64),)
 
 
-def test_zero_filling_of_partial_fourier_is_told_in_a_warning():
-    scan = warn_partial_fourier(masked_scan((64, 48), ky=(16, 64)))
-    assert "0.750 of ky acquired, the rest missing at negative k" in scan.warnings[-1]
-    full = masked_scan((64, 48))
-    assert warn_partial_fourier(full) is full
+def test_partial_axis_is_described_in_words():
+    (partial,) = detect_partial_fourier(masked_scan((64, 48), ky=(16, 64)))
+    assert str(partial) == "0.750 of ky acquired, the rest missing at negative k"
 
 
 def test_range_without_symmetric_part_is_refused():
