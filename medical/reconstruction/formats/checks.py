@@ -18,14 +18,16 @@ class FiniteCheck:
         self.bad = 0
         self.first = ""
 
-    def see(self, samples: np.ndarray, where: str) -> None:
-        """Look at an array; `where` names it in the message."""
+    def see(self, samples: np.ndarray, where: str) -> bool:
+        """Return whether an array is finite; `where` names it in the message."""
         finite = np.isfinite(samples)
         if not finite.all():
             if not self.bad:
                 index = np.unravel_index(int(np.argmin(finite)), finite.shape)
                 self.first = f"{where}, index {tuple(int(i) for i in index)}"
             self.bad += int(finite.size - np.count_nonzero(finite))
+            return False
+        return True
 
     def finish(self) -> None:
         """Raise `InputError` if there were any."""

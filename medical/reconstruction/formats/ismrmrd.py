@@ -79,7 +79,7 @@ def _source(file: Any, path: Path, options: ReadOptions) -> Source:
             expected="as many as fit",
             fix="The file is damaged; copy it again.",
         )
-    head = _heads(data)
+    head = _heads(data, path)
     lines = _table(head)
     encoding, warnings = mrd_header.encoding_of(str(path), header)
     history: tuple[str, ...] = ()
@@ -179,14 +179,54 @@ def _with_centre_samples(lines: LineTable, nx: int) -> tuple[LineTable, tuple[st
     return replace(lines, centre=np.where(unset, lines.samples // 2, lines.centre)), (text,)
 
 
-def _heads(data: Any) -> np.ndarray:
-    """Return the headers of all readouts.
+def _heads(data: Any, path: Path) -> np.ndarray:
+    """Return the headers of all readouts, after checking that their samples are as many as they say.
 
-    Whole records are read and their samples dropped block by block: HDF5 reads the samples even when only the headers
-    are asked for, and then never frees them.
+    HDF5 reads the samples even when only the headers are asked for, does not free them, and trusts their stored
+    length, so that a damaged file can ask for all memory. The records are therefore taken as bytes where they are
+    stored plainly, which every ISMRMRD writer does.
     """
-    parts = [data[start : start + BLOCK]["head"].copy() for start in range(0, len(data), BLOCK)]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=data.dtype["head"])
+    stored = _stored_records(data)
+    if stored is None:
+        parts = [data[start : start + BLOCK]["head"].copy() for start in range(0, len(data), BLOCK)]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=data.dtype["head"])
+    head = stored["head"]
+    samples = head["number_of_samples"].astype(np.int64)
+    expected = (("data", 2 * samples * head["active_channels"]), ("traj", samples * head["trajectory_dimensions"]))
+    for name, numbers in expected:
+        wrong = np.flatnonzero(stored[name] != numbers)
+        if len(wrong):
+            raise InputError(
+                path,
+                found=f"readout {wrong[0]} with {stored[name][wrong[0]]} stored numbers ({name})",
+                expected=f"{numbers[wrong[0]]}, as its header says",
+                fix="The file is damaged; copy or convert it again.",
+            )
+    return head.copy()
+
+
+def _stored_records(data: Any) -> np.ndarray | None:
+    """Return records of `head` and the stored lengths of `data` and `traj`, None if they are compressed."""
+    file_type = data.id.get_type()
+    names = {file_type.get_member_name(i).decode(): i for i in range(file_type.get_nmembers())}
+    head = data.dtype["head"]
+    plain = data.chunks is not None and data.id.get_create_plist().get_nfilters() == 0
+    if not plain or file_type.get_member_type(names["head"]).get_size() != head.itemsize:
+        return None
+    record = np.dtype(
+        {
+            "names": list(names),
+            "formats": [head if name == "head" else "<u4" for name in names],  # a length precedes each heap address
+            "offsets": [file_type.get_member_offset(i) for i in names.values()],
+            "itemsize": file_type.get_size(),
+        }
+    )
+    records = np.zeros(len(data), dtype=record)
+    for start in range(0, len(data), data.chunks[0]):
+        _, content = data.id.read_direct_chunk((start,))
+        chunk = np.frombuffer(content, dtype=record)
+        records[start : start + len(chunk)] = chunk[: len(records) - start]
+    return records
 
 
 def _blocks(data: Any, rows: np.ndarray) -> Iterator[tuple[int, Any]]:
