@@ -21,7 +21,8 @@ class Settings(BaseModel):
         compression: "scc" (one matrix for all readout positions) or "gcc" (one per readout position).
         map_sets: sets of ESPIRiT maps; 2 for a field of view smaller than the object.
         map_crop: ESPIRiT eigenvalue below which a pixel counts as empty, 0 to 1; None takes the method's own.
-        lamda: regularisation weight, the same number as in BART's `pics`; None takes the method's own.
+        lamda: regularisation weight, the number of BART's `pics -R`; None takes 0.3 noise standard deviations
+            for "wavelet" and "tv" of prewhitened data, and else 0.002 (0.005 for "sense").
         iterations: None takes the method's own.
         partial_fourier: "zero" (fill with zeros), "homodyne" or "pocs".
     """

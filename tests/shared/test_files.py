@@ -52,13 +52,13 @@ def test_a_parent_that_is_a_file_is_a_clear_error(tmp_path):
 def test_a_folder_with_other_peoples_files_is_not_replaced(tmp_path):
     (tmp_path / "home" / "letters").mkdir(parents=True)
     (tmp_path / "home" / "letters" / "dear.doc").write_text("dear")
-    with (
-        pytest.raises(InputError, match="nothing was deleted"),
-        atomic_path(  # noqa: PT012
-            tmp_path / "home", overwrite=True
-        ) as new,
-    ):
-        new.mkdir()
-        (new / "0001.dcm").write_bytes(b"image")
+
+    def write_series():
+        with atomic_path(tmp_path / "home", overwrite=True) as new:
+            new.mkdir()
+            (new / "0001.dcm").write_bytes(b"image")
+
+    with pytest.raises(InputError, match="nothing was deleted"):
+        write_series()
     assert (tmp_path / "home" / "letters" / "dear.doc").read_text() == "dear"
     assert [p.name for p in tmp_path.iterdir()] == ["home"]
