@@ -87,7 +87,7 @@ def scan_from_array(
     kspace, mask = _centred(path, samples, mask, options)
     check = FiniteCheck(path)
     check.see(kspace, f"the array with axes {','.join(n for n in AXES if n in axes or n in AXES[:2])}")
-    noise = _noise(path, kspace.shape[1], options)
+    noise = _noise(kspace.shape[1], options)
     check.finish()
     if not mask.any():
         raise InputError(path, found="only zeros", expected="k-space samples", fix="Check which array it is.")
@@ -96,7 +96,7 @@ def scan_from_array(
     ny, nx = kspace.shape[-2:]
     fov = options.fov_mm
     if fov is None:
-        fov = (nx * NOMINAL_PIXEL_MM / options.oversampling * options.oversampling, ny * NOMINAL_PIXEL_MM, float(nz))
+        fov = (nx * NOMINAL_PIXEL_MM, ny * NOMINAL_PIXEL_MM, nz * NOMINAL_PIXEL_MM)
         warnings = ("The file gives no field of view: pixels of 1 mm are assumed.",)
     require_extent(path, "a field of view in mm (read, phase, slice)", fov)
     require_extent(path, "a readout oversampling", (options.oversampling,))
@@ -245,7 +245,7 @@ def _centred(path: Path, samples: np.ndarray, mask: np.ndarray, options: ReadOpt
     return kspace, placed
 
 
-def _noise(path: Path, coils: int, options: ReadOptions) -> torch.Tensor | None:
+def _noise(coils: int, options: ReadOptions) -> torch.Tensor | None:
     if options.noise is None:
         return None
     noise = load_complex(options.noise, "noise")
@@ -259,5 +259,4 @@ def _noise(path: Path, coils: int, options: ReadOptions) -> torch.Tensor | None:
     check = FiniteCheck(options.noise)
     check.see(noise, "noise (coil, sample)")
     check.finish()
-    del path
     return torch.from_numpy(np.array(noise, dtype=np.complex64))

@@ -113,7 +113,7 @@ def describe_fastmri(file: Any, path: Path, options: ReadOptions) -> dict[str, A
 def _checked(file: Any, path: Path) -> tuple[Any, Any]:
     kspace = file["kspace"]
     header = mrd_header.parse_header(path, file["ismrmrd_header"][()])
-    (_, ny, nx), *_ = mrd_header.spaces(header)
+    (_, _, nx), *_ = mrd_header.spaces(header)
     if kspace.ndim not in (3, 4) or kspace.dtype.kind != "c" or 0 in kspace.shape:
         raise InputError(
             path,
@@ -128,7 +128,6 @@ def _checked(file: Any, path: Path) -> tuple[Any, Any]:
             expected=f"the header's encoded readout of {nx}",
             fix="The header belongs to another scan or the axes are swapped.",
         )
-    del ny
     return kspace, header
 
 

@@ -104,6 +104,9 @@ SCANS = {
     "asymmetric echo": asymmetric,
     "volume": volume,
     "echo-planar": echo_planar,
+    "asymmetric echo-planar": lambda: replace(
+        asymmetric(), line_reversed=asymmetric().mask.any(-1) & (torch.arange(13) % 3 == 1)
+    ),
     "radial": lambda: radial(False),
     "weighted radial": lambda: radial(True),
 }
