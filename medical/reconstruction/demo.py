@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
@@ -15,8 +18,12 @@ from medical.reconstruction import pipeline
 from medical.reconstruction.formats import read_scan
 from medical.reconstruction.settings import Method, Settings
 from shared.config import load_config
-from shared.pictures import Window, render
+from shared.files import atomic_path
+from shared.pictures import Window, montage, png_bytes, render, titled
 from shared.report import Code, Picture, Section, Table
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Bitmap
 
 SIDE = 320
 ERROR_SHARE = 0.1  # error maps show up to this part of the image window
@@ -61,8 +68,7 @@ def demo(folder: Path, *, seed: int, device: torch.device) -> list[Section]:
     raw = folder / "simulated.mrd.h5"
     write_ismrmrd(raw, simulated, overwrite=True)
     reference = truth.whitened()
-    rows, pictures = [], [_picture(reference, reference, "Truth: what a perfect reconstruction would give")]
-    errors = []
+    rows, images, errors = [], [_picture(reference, reference)], []
     for method in plan.methods:
         settings = Settings(method=method)
         begin = time.perf_counter()
@@ -70,8 +76,8 @@ def demo(folder: Path, *, seed: int, device: torch.device) -> list[Section]:
         image = pipeline.reconstruct(scan, settings, seed=seed, device=device)
         seconds = time.perf_counter() - begin
         write_image(image, folder / f"{method}.nii.gz", overwrite=True)
-        pictures.append(_picture(image, reference, TITLES[method]))
-        errors.append(_error_picture(image, reference, TITLES[method]))
+        images.append(_picture(image, reference))
+        errors.append(_error_picture(image, reference))
         residual, expected = (image.provenance.get(key) for key in ("residual", "residual_expected"))
         rows.append(
             (
@@ -84,6 +90,9 @@ def demo(folder: Path, *, seed: int, device: torch.device) -> list[Section]:
             )
         )
     write_image(reference, folder / "truth.nii.gz", overwrite=True)
+    with atomic_path(folder / "comparison.png", overwrite=True) as scratch:
+        scratch.write_bytes(png_bytes(_comparison(images, errors, rows)))
+    titles = [TITLES[method] for method in plan.methods]
     source = anatomy.provenance.get("source", "a phantom")
     return [
         Section(
@@ -92,8 +101,14 @@ def demo(folder: Path, *, seed: int, device: torch.device) -> list[Section]:
                 f"Simulated, not measured: {source} seen by {plan.coils} coils with correlated noise, every "
                 f"{plan.acceleration}th line and {plan.calibration_lines} calibration lines, true acceleration "
                 f"R = {simulated.acceleration:.2f}. Each method starts from the ISMRMRD file and never sees the truth.",
-                pictures,
-                errors,
+                [
+                    Picture(bitmap, title, alt=f"axial brain slice, {title}")
+                    for bitmap, title in zip(images, ["Truth: a perfect reconstruction", *titles], strict=True)
+                ],
+                [
+                    Picture(bitmap, f"Error of {title}, 0 to {100 * ERROR_SHARE:.0f} % of the window", alt="error map")
+                    for bitmap, title in zip(errors, titles, strict=True)
+                ],
                 Table(
                     ("method", "NRMSE", "SSIM", "PSNR in dB", "residual / noise", "seconds"),
                     rows,
@@ -106,6 +121,15 @@ def demo(folder: Path, *, seed: int, device: torch.device) -> list[Section]:
     ]
 
 
+def _comparison(images: list[Bitmap], errors: list[Bitmap], rows: list[tuple]) -> Bitmap:
+    """One sheet: each method with its error map below it, and the truth."""
+    titles = ["Truth (simulated scan)", *(f"{name}, NRMSE {nrmse:.3f}" for name, nrmse, *_ in rows)]
+    above = [titled(bitmap, [title]) for bitmap, title in zip(images, titles, strict=True)]
+    blank = render(np.zeros((SIDE, SIDE)), Window(0.0, 1.0))
+    below = [titled(bitmap, [f"error, 0 to {100 * ERROR_SHARE:.0f} % of the window"]) for bitmap in errors]
+    return montage([*above, titled(blank, [""]), *below], columns=len(above))
+
+
 def _scaled(image: Image, reference: Image) -> torch.Tensor:
     """|image| times the one scalar that brings it nearest to |reference|."""
     x, r = image.magnitude(), reference.magnitude()
@@ -116,24 +140,15 @@ def _window(reference: Image) -> Window:
     return Window.at_percentile(reference.magnitude().numpy())
 
 
-def _picture(image: Image, reference: Image, caption: str) -> Picture:
-    from dataclasses import replace
-
+def _picture(image: Image, reference: Image) -> Bitmap:
     shown = display_oriented(replace(image, data=_scaled(image, reference)))
     bitmap = render(shown.data[len(shown.data) // 2].numpy(), _window(reference), size=(SIDE, SIDE))
     mark_orientation(bitmap, shown)
-    return Picture(bitmap, caption, alt=f"axial brain slice, {caption}")
+    return bitmap
 
 
-def _error_picture(image: Image, reference: Image, caption: str) -> Picture:
-    from dataclasses import replace
-
+def _error_picture(image: Image, reference: Image) -> Bitmap:
     difference = (_scaled(image, reference) - reference.magnitude()).abs()
     shown = display_oriented(replace(image, data=difference))
     high = ERROR_SHARE * _window(reference).high
-    bitmap = render(shown.data[len(shown.data) // 2].numpy(), Window(0.0, high), colours="heat", size=(SIDE, SIDE))
-    return Picture(
-        bitmap,
-        f"Error of {caption}, 0 to {100 * ERROR_SHARE:.0f} % of the window",
-        alt=f"map of absolute errors, {caption}",
-    )
+    return render(shown.data[len(shown.data) // 2].numpy(), Window(0.0, high), colours="heat", size=(SIDE, SIDE))
