@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shared.sampling import Plan, Solver, State, sample, step, steps
     from shared.solvers.ancestral import Ancestral
     from shared.solvers.ddim import DDIM
+    from shared.solvers.evodiff import EVODiff
     from shared.solvers.heun import Heun
     from shared.solvers.multistep import Multistep
 
@@ -40,6 +41,7 @@ _HOMES = {
     "shared.sampling": ("Plan", "Solver", "State", "sample", "step", "steps"),
     "shared.solvers.ancestral": ("Ancestral",),
     "shared.solvers.ddim": ("DDIM",),
+    "shared.solvers.evodiff": ("EVODiff",),
     "shared.solvers.heun": ("Heun",),
     "shared.solvers.multistep": ("Multistep",),
 }  # fmt: skip

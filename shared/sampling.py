@@ -90,6 +90,11 @@ class Plan(Protocol):
         """Return the number of network calls of a whole sampling."""
         ...
 
+    @property
+    def asked(self) -> tuple[float, ...]:
+        """Return the level of each call."""
+        ...
+
     def start(self, x: Tensor) -> State:
         """Return the state before the first call, from x at the first level."""
         ...

@@ -21,8 +21,7 @@ from shared.grid import GRIDS, Grid, explicit_grid
 from shared.interop.diffusers import prediction_from_diffusers, process_from_diffusers
 from shared.predictions import convert
 from shared.process import FlowMatching, TableVP
-from shared.sampling import State
-from shared.solvers.linear import LinearPlan
+from shared.sampling import Plan, State
 from shared.solvers.named import solver_from_data
 
 
@@ -105,13 +104,12 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
             return (timesteps + 1) / self.process.steps
         return timesteps / self.process.time_scale
 
-    def _timesteps_of(self, plan: LinearPlan) -> Tensor:
-        levels = torch.tensor([update.t for update in plan.updates], dtype=torch.float64)
+    def _timesteps_of(self, plan: Plan) -> Tensor:
+        levels = torch.tensor(plan.asked, dtype=torch.float64)
         return self.process.network_time(levels).to(torch.float32)
 
-    def _plan_on(self, grid: Grid) -> LinearPlan:
+    def _plan_on(self, grid: Grid) -> Plan:
         plan = self.solver.plan(grid)
-        assert isinstance(plan, LinearPlan)
         self._plan = plan
         self._state: State | None = None
         return plan
@@ -149,7 +147,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
                 )  # fmt: skip
             call = int(matches[0])
         if call > 0:
-            node = self._whole_grid.times.index(self._plan.updates[call].t)
+            node = self._whole_grid.times.index(self._plan.asked[call])
             self._plan_on(self._whole_grid.from_index(node))
         return self._plan.start(sample)
 

@@ -70,6 +70,11 @@ class LinearPlan:
         """Return the number of network calls."""
         return len(self.updates)
 
+    @property
+    def asked(self) -> tuple[float, ...]:
+        """Return the level of each call."""
+        return tuple(update.t for update in self.updates)
+
     @cached_property
     def memory(self) -> int:
         """Return how many answers of the network an update looks back on, the newest included."""

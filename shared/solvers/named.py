@@ -10,10 +10,17 @@ from shared.errors import InputError
 from shared.sampling import Solver
 from shared.solvers.ancestral import Ancestral
 from shared.solvers.ddim import DDIM
+from shared.solvers.evodiff import EVODiff
 from shared.solvers.heun import Heun
 from shared.solvers.multistep import Multistep
 
-SOLVERS: dict[str, type] = {"ddim": DDIM, "ancestral": Ancestral, "multistep": Multistep, "heun": Heun}
+SOLVERS: dict[str, type] = {
+    "ddim": DDIM,
+    "ancestral": Ancestral,
+    "multistep": Multistep,
+    "heun": Heun,
+    "evodiff": EVODiff,
+}
 
 
 def solver_to_data(solver: Solver) -> dict[str, Any]:
