@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shared.denoiser import Denoiser, NetworkDenoiser, PreconditionedDenoiser, clipped, counted
     from shared.errors import FewstepError, InputError, MissingExtra
-    from shared.grid import GRIDS, Grid, explicit_grid, karras_grid, log_snr_grid, trailing_grid, uniform_grid
+    from shared.grid import (
+        GRIDS,
+        Grid,
+        ays_grid,
+        explicit_grid,
+        karras_grid,
+        log_snr_grid,
+        polynomial_grid,
+        trailing_grid,
+        truncated_power_grid,
+        uniform_grid,
+    )
     from shared.ledger import Ledger
     from shared.predictions import Prediction, convert
     from shared.process import FlowMatching, NoiseProcess, VarianceExploding, VariancePreserving, squared_cosine_betas
@@ -31,7 +42,8 @@ _HOMES = {
     "shared.denoiser": ("Denoiser", "NetworkDenoiser", "PreconditionedDenoiser", "clipped", "counted"),
     "shared.errors": ("FewstepError", "InputError", "MissingExtra"),
     "shared.grid": (
-        "GRIDS", "Grid", "explicit_grid", "karras_grid", "log_snr_grid", "trailing_grid", "uniform_grid",
+        "GRIDS", "Grid", "ays_grid", "explicit_grid", "karras_grid", "log_snr_grid", "polynomial_grid",
+        "trailing_grid", "truncated_power_grid", "uniform_grid",
     ),
     "shared.ledger": ("Ledger",),
     "shared.predictions": ("Prediction", "convert"),

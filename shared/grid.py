@@ -16,6 +16,11 @@ level remains in x_N.
 | trailing | t = 1 - k/N (diffusers' "trailing"; rounded to entries of a table)                      |
 | log_snr  | log_snr from its start to log_snr(t_min)                                                |
 | karras   | kappa^(1/rho) from its start to kappa(t_min), kappa = sigma/alpha (Karras et al., eq. 5) |
+| quadratic | sqrt(t) from 1 to sqrt(t_min); any power by `polynomial_grid`                          |
+| ays_sd15, ays_sdxl | the ten kappa of Align Your Steps; ln kappa linear between                     |
+
+Not in `GRIDS`, since not for every N or process: `truncated_power_grid`, whose stop and powers are a table for 4, 5, 6
+and 8 calls, and `ays_grid(model="svd")`, which starts far above the noise of most tables of betas.
 
 log_snr and karras start at t = 1; where log_snr(1) is below -7 (noise a thousand times the data, or alpha = 0) their
 spacing is computed from -7, because calls below it would all see the same pure noise.
@@ -25,13 +30,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from shared.errors import InputError
-from shared.process import NoiseProcess, TableVP
+from shared.process import NoiseProcess, TableVP, VariancePreserving
+from shared.published_nodes import AYS, TRUNCATED_POWER, TRUNCATED_POWER_TIME
 
 LOG_SNR_FLOOR = -7.0
 
@@ -165,6 +172,81 @@ def karras_grid(process: NoiseProcess, n: int, *, rho: float = 7.0) -> Grid:
     return _ending_at_data(process, process.time_of_log_snr(-torch.log(kappa)))
 
 
+def polynomial_grid(process: NoiseProcess, n: int, *, rho: float = 2.0) -> Grid:
+    """Return n calls at times linearly spaced in t^(1/rho) from 1 to t_min, then data.
+
+    rho = 2 is the quadratic grid of DDIM. The power law in kappa instead of t is `karras_grid`.
+    """
+    _check_steps(n)
+    return _ending_at_data(process, torch.from_numpy(_power_law(n, process.t_min, 1.0, rho)))
+
+
+def ays_grid(process: NoiseProcess, n: int, *, model: str = "sd15") -> Grid:
+    """Return n calls at the levels of Align Your Steps, then data.
+
+    The first level is the start of the process; for other n than ten, ln kappa is linear in the index between the
+    published levels, as its authors do.
+
+    Raises:
+        InputError: a model without published levels, or a process that starts below the second level.
+    """
+    _check_steps(n)
+    if model not in AYS:
+        raise InputError("model", found=repr(model), expected=f"one of {', '.join(AYS)}", fix="Correct it.")
+    kappa, start = np.array(AYS[model]), float(torch.exp(-_start_log_snr(process)))
+    if start <= kappa[1]:
+        raise InputError(
+            "process",
+            found=f"a start at sigma / alpha = {start:.4g}",
+            expected=f"one above {kappa[1]:g}, the second level of {model}",
+            fix="Use karras_grid.",
+        )
+    kappa[0] = start
+    index = np.linspace(0, len(kappa) - 1, n)
+    log_kappa = np.interp(index, np.arange(len(kappa)), np.log(kappa))
+    return _ending_at_data(process, process.time_of_log_snr(torch.from_numpy(-log_kappa)))
+
+
+def truncated_power_grid(process: NoiseProcess, calls: int, *, table: str = "sd15", denoise: bool = True) -> Grid:
+    r"""Return the grid of "Hyperparameters are all you need" for this number of calls.
+
+    With K(n, a, b, p)_i = (b^(1/p) + i/(n - 1) (a^(1/p) - b^(1/p)))^p, the row (n, rho, stop) of the table gives the
+    level where sampling stops, kappa_e = K(n, kappa_min, kappa_max, rho)_stop, and the nodes are K(., u_e, u_max, 1.2)
+    in u: the entry of a table of betas, t of other variance-preserving processes. t of the rest runs otherwise (it is
+    sigma itself for EDM); for them u is the t of `VariancePreserving.linear()` at equal kappa.
+
+    Args:
+        process: its kappa at t_min and at 1 are the range.
+        calls: 4, 5, 6 or 8.
+        table: "sd15" or "sdxl", the model for which the row was found.
+        denoise: reach kappa_e after calls - 1 steps and end with x = D there; otherwise take all steps to kappa_e and
+            leave its noise in the result, as published.
+
+    Raises:
+        InputError: no such table or row.
+    """
+    rows = TRUNCATED_POWER.get(table, {})
+    if calls not in rows:
+        found, expected = (f"{calls} calls", ", ".join(map(str, rows))) if rows else (table, ", ".join(TRUNCATED_POWER))
+        raise InputError(
+            "truncated power grid", found=found, expected=f"one of {expected}",
+            fix="Use a row of the table, or karras_grid for any number of calls.",
+        )  # fmt: skip
+    n, rho, stop = rows[calls]
+    low, high = (float(torch.exp(-log_snr)) for log_snr in (process.log_snr(process.t_min), _start_log_snr(process)))
+    clock = process if isinstance(process, VariancePreserving) else VariancePreserving.linear()
+    shift = 1 / clock.steps if isinstance(clock, TableVP) else 0.0  # entry i of a table lies at t = (i + 1) / T
+    end, start = (float(clock.time_of_log_snr(-np.log(k))) for k in (_power_law(n, low, high, rho)[stop], high))
+    u = shift + _power_law(calls if denoise else calls + 1, end - shift, start - shift, TRUNCATED_POWER_TIME)
+    times = process.time_of_log_snr(clock.log_snr(torch.from_numpy(u)))
+    return Grid(process, (1.0, *times[1:].tolist(), *((0.0,) if denoise else ())))
+
+
+def _power_law(n: int, low: float, high: float, rho: float) -> np.ndarray:
+    """Return n numbers from high down to low, linearly spaced in their power 1/rho."""
+    return np.linspace(high ** (1 / rho), low ** (1 / rho), n) ** rho
+
+
 def explicit_grid(process: NoiseProcess, times: Sequence[float]) -> Grid:
     """Return the grid of the given times; none is added."""
     return Grid(process, tuple(times))
@@ -175,5 +257,8 @@ GRIDS: dict[str, Callable[[NoiseProcess, int], Grid]] = {
     "trailing": trailing_grid,
     "log_snr": log_snr_grid,
     "karras": karras_grid,
+    "quadratic": polynomial_grid,
+    "ays_sd15": ays_grid,
+    "ays_sdxl": partial(ays_grid, model="sdxl"),
 }
 """The grids by the names that configurations and saved schedulers use."""
