@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import InputError
-from shared.files import refuse_existing
+from shared.files import refuse_existing, require_writable
 
 Vector = tuple[float, float, float]
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -271,8 +271,11 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False, compl
     """Return the suffix by which `write_image` chooses the format; call it before long work.
 
     Raises:
-        InputError: unknown suffix, a format that cannot hold complex voxels, or an existing output.
+        InputError: unknown suffix, a format that cannot hold complex voxels, an existing output or sidecar, or a
+            folder that cannot be written.
     """
+    from medical.sidecar import sidecar_path
+
     final = Path(path)
     suffix = ".nii.gz" if final.name.lower().endswith(".nii.gz") else final.suffix.lower()
     if suffix not in ("", ".nii", ".nii.gz", ".h5", ".png", ".dcm"):
@@ -286,7 +289,9 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False, compl
         raise InputError(
             final, found="complex output", expected="a format that holds it", fix="Use .nii, .nii.gz or .h5."
         )
-    refuse_existing(final, overwrite=overwrite)
+    for path in (final, sidecar_path(final)):
+        refuse_existing(path, overwrite=overwrite)
+        require_writable(path)
     return suffix
 
 

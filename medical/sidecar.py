@@ -6,9 +6,12 @@ Provenance keys (`Image.provenance`) that reach the sidecar, all optional except
 | --- | --- |
 | method | reconstruction method, for example "sense" |
 | parameters | its parameters, a flat dictionary |
-| acceleration | true acceleration: grid points of the encoded matrix per acquired sample |
+| acceleration | true acceleration of a Cartesian scan: grid points of the encoded matrix per acquired sample |
 | residual | data-consistency residual ||A x - y|| / ||y|| over the acquired samples |
 | residual_expected | what noise alone would leave of it |
+| residual_by_slice, residual_expected_by_slice | the same for every slice of a stack |
+| shots, samples_per_shot | instead of the acceleration, of non-Cartesian scans |
+| body_coil | name of the raw-data file that the coil maps were measured against |
 | acquired_matrix | (ky, kx) or (kz, ky, kx) extent of the encoded k-space, before any zero filling |
 | units | unit of the voxels: "scanner", "SNR", ... |
 | history, warnings | sentences, in order |

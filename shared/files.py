@@ -60,6 +60,18 @@ def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool = False) ->
         )
 
 
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Raise `InputError` if `path` could not be made: call it before long work. Nothing is created."""
+    parent = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise InputError(
+            path,
+            found=f"{parent}, {'a folder without write permission' if parent.is_dir() else 'which is a file'}",
+            expected="a writable folder",
+            fix="Choose another output path.",
+        )
+
+
 def _refuse_foreign_files(old: Path, new: Path) -> None:
     """Replacing a folder must not delete what we did not write: only kinds of files that the new one has may go."""
     kinds = {path.suffix for path in new.rglob("*") if path.is_file()}

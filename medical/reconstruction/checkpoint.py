@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -14,7 +15,7 @@ import torch
 from medical.reconstruction.methods import SliceResult
 from medical.reconstruction.raw import RawScan
 from medical.reconstruction.settings import Settings
-from shared.files import atomic_path
+from shared.files import atomic_path, require_writable
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,31 @@ class Store:
     folder: Path | None
 
     @classmethod
-    def open(cls, work: Path | None, scan: RawScan, settings: Settings, *facts: object) -> Store:
-        """Return the store inside `work` for this scan, these settings and whatever else decides the result."""
+    def open(
+        cls, work: Path | None, scan: RawScan, settings: Settings, reference: RawScan | None, *facts: object
+    ) -> Store:
+        """Return the store inside `work` for all that decides the result, the version of fewstep among it.
+
+        Raises:
+            InputError: `work` is a file or cannot be written.
+        """
         if work is None:
             return cls(None)
         digest = hashlib.sha256(settings.model_dump_json().encode())
-        digest.update(repr(facts).encode())
-        for tensor in (scan.kspace, scan.mask, scan.calibration, scan.trajectory):
-            if tensor is not None:
-                digest.update(tensor.contiguous().numpy().tobytes())
-        return cls(work / digest.hexdigest()[:16])
+        digest.update(repr((version("fewstep"), *facts)).encode())
+        for part in (scan, reference):
+            if part is None:
+                digest.update(b"none")
+                continue
+            extents = (part.geometry.fov_mm, part.recon_matrix, part.recon_fov_mm, part.noise is None)
+            digest.update(repr(extents).encode())
+            for tensor in (part.kspace, part.mask, part.calibration, part.trajectory, part.density):
+                digest.update(repr(None if tensor is None else tuple(tensor.shape)).encode())
+                if tensor is not None:
+                    digest.update(tensor.contiguous().numpy().reshape(-1).view(np.uint8).data)
+        folder = work / digest.hexdigest()[:16]
+        require_writable(folder)
+        return cls(folder)
 
     def load(self, index: int) -> SliceResult | None:
         """Return a finished slice, or None; a file that cannot be read counts as unfinished."""

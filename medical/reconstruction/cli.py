@@ -56,7 +56,7 @@ def info(
     console.print(table)
     if json is not None:
         write_numbers(json, flat_numbers(facts))
-        console.print(str(json))
+        typer.echo(str(json))  # rich would wrap a long path
 
 
 @app.command()
@@ -106,11 +106,12 @@ def reconstruct(
     from medical.reconstruction import pipeline
     from medical.reconstruction.formats import read_scan
     from shared.devices import resolve_device
-    from shared.files import refuse_existing
 
     check_output(output, overwrite=overwrite, complex_output=complex_output)
     if report is not None:
-        refuse_existing(report, overwrite=overwrite)
+        from medical.reconstruction.page import check_page
+
+        check_page(report, overwrite=overwrite)
     where = resolve_device(device)
     chosen = {
         "method": method,

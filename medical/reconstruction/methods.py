@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from medical.reconstruction.fourier import fft_centred, ifft_centred
 from medical.reconstruction.noncartesian import Nufft, gridding, image_shape, sample_weights
 from medical.reconstruction.operators import CartesianSense, LinearOperator, Sense
 from medical.reconstruction.partial_fourier import detect_partial_fourier, homodyne, pocs
-from medical.reconstruction.preprocess import resize_centred
+from medical.reconstruction.preprocess import crop_to_recon, is_white, resize_centred
 from medical.reconstruction.raw import RawScan
 from medical.reconstruction.settings import Method, PartialFourier, Settings
 from medical.reconstruction.solvers import largest_eigenvalue
@@ -39,6 +40,7 @@ class SliceResult:
         residual_energy: ||A x - y||^2.
         data_energy: ||y||^2.
         noise_energy: E||A x - y||^2 when only noise of variance 1 is left.
+        support: part of the pixels for which there is a coil map.
         history: sentences for the provenance.
         warnings: sentences that a user must read.
     """
@@ -48,6 +50,7 @@ class SliceResult:
     residual_energy: float = 0.0
     data_energy: float = 0.0
     noise_energy: float = 0.0
+    support: float = 1.0
     history: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -60,15 +63,20 @@ class Encoding:
         operator: A, from images (1, set, ...) to data.
         data: y.
         scale: (1,) size of image values, to which regularisation weights are relative.
-        lipschitz: bound on the largest eigenvalue of A^H A.
+        bound: computes `lipschitz`.
         noise_energy: E||n||^2 of the noise in y when its variance is 1 in each sample.
     """
 
     operator: LinearOperator
     data: Tensor
     scale: Tensor
-    lipschitz: float
+    bound: Callable[[], float]
     noise_energy: float
+
+    @cached_property
+    def lipschitz(self) -> float:
+        """Bound on the largest eigenvalue of A^H A; not every method needs it, and power iteration takes time."""
+        return self.bound()
 
 
 def _sense(encoding: Encoding, lamda: float, iterations: int, generator: torch.Generator) -> Tensor:
@@ -142,7 +150,7 @@ def reconstruct_slice(
     generator: torch.Generator,
     device: torch.device | str = "cpu",
 ) -> SliceResult:
-    """Reconstruct a scan of one slice.
+    """Reconstruct a scan of one slice onto the protocol's matrix and field of view.
 
     Args:
         scan: prepared, with one slice (or one 3-D slab).
@@ -160,25 +168,30 @@ def reconstruct_slice(
             warnings.append("Undersampled data were reconstructed by zero-filled RSS: the image is aliased.")
         coil_images = coil_images_of(scan).to(device)
         coil_images, history, notes = _fill_partial_fourier(coil_images, scan, settings)
-        image = least_squares.rss(coil_images)
+        # The magnitude is not band-limited: it is taken after interpolation.
+        image = least_squares.rss(crop_to_recon(coil_images, scan)[0])
         return SliceResult(_volume(image), {}, history=history, warnings=(*warnings, *notes))
     recipe = METHODS[settings.method]
     iterations = settings.iterations or recipe.iterations
     crop = recipe.map_crop if settings.map_crop is None else settings.map_crop
     maps, told = coil_maps_of(scan, sets=settings.map_sets, crop=crop, reference=reference)
-    if not bool(maps.abs().sum() > 0):
-        warnings.append("The coil maps are empty: the calibration data hold no signal above noise.")
+    support = float((maps.abs().amax((0, 1, 2)) > 0).float().mean())
     encoding = encode(scan, maps.to(device))
-    lamda = settings.lamda or recipe.weight(encoding, white=settings.whiten and scan.noise is not None)
-    x = recipe.minimise(encoding, lamda, iterations, generator)
+    lamda = settings.lamda or recipe.weight(encoding, white=is_white(scan))
+    if support > 0:
+        x = recipe.minimise(encoding, lamda, iterations, generator)
+    else:
+        x = torch.zeros_like(encoding.operator.adjoint(encoding.data))
+        warnings.append("The calibration data hold no signal above noise: there are no coil maps, the image is empty.")
     residual = float((encoding.operator(x) - encoding.data).norm()) ** 2
-    image, history, notes = _fill_partial_fourier(least_squares.merge_sets(x), scan, settings)
+    x, history, notes = _fill_partial_fourier(x, scan, settings)
     return SliceResult(
-        _volume(image),
+        _volume(least_squares.merge_sets(crop_to_recon(x, scan)[0])),
         {"lamda": lamda, "iterations": iterations, "map_sets": maps.shape[1], "map_crop": crop},
         residual_energy=residual,
         data_energy=float(encoding.data.norm()) ** 2,
         noise_energy=encoding.noise_energy,
+        support=support,
         history=(told, *history),
         warnings=(*warnings, *notes),
     )
@@ -203,8 +216,7 @@ def coil_maps_of(
         InputError: no calibration region, or a reference that does not fit.
     """
     if reference is not None:
-        maps = maps_from_reference(coil_images_of(scan), coil_images_of(reference))
-        return maps, "Coil maps measured against the body coil."
+        return _measured_maps(scan, reference)
     matrix = scan.encoded_matrix if scan.is_cartesian else image_shape(scan)
     if scan.calibration is not None:
         block = scan.calibration
@@ -223,6 +235,35 @@ def coil_maps_of(
     return maps, f"Coil maps by ESPIRiT from {extent} calibration samples ({sets} set{'s' if sets > 1 else ''})."
 
 
+def _measured_maps(scan: RawScan, reference: RawScan) -> tuple[Tensor, str]:
+    """Return maps against the body coil, from equal parts of both k-spaces.
+
+    Both scans as a whole if none has gaps. Else the calibration region, under a cosine window against ringing, since
+    aliases in the coil images would be taken for sensitivity.
+    """
+    told = "Coil maps measured against the body coil"
+    elsewhere = not scan.is_cartesian or reference.encoded_matrix != scan.encoded_matrix
+    if elsewhere or not (_has_gaps(scan) or _has_gaps(reference)):
+        return maps_from_reference(coil_images_of(scan), coil_images_of(reference)), f"{told}."
+    matrix = scan.encoded_matrix
+    if scan.calibration is not None:
+        block = scan.calibration
+    else:
+        block = scan.kspace[(slice(None), slice(None), *calibration_region(scan.mask, size=CALIBRATION_SIZE))]
+    box = calibration_region(reference.mask, size=max(block.shape[2:]))
+    body = reference.kspace[(slice(None), slice(None), *box)]
+    extent = tuple(min(pair) for pair in zip(block.shape[2:], body.shape[2:], strict=True))
+    for axis in range(-len(matrix), 0):
+        k = torch.arange(extent[axis]) - extent[axis] // 2
+        window = torch.cos(torch.pi * k / (extent[axis] + 1)).reshape(-1, *[1] * (-1 - axis))
+        block, body = (
+            resize_centred(resize_centred(x, extent[axis], axis) * window, matrix[axis], axis) for x in (block, body)
+        )
+    axes = tuple(range(-len(matrix), 0))
+    maps = maps_from_reference(ifft_centred(block, axes), ifft_centred(body, axes))
+    return maps, f"{told} in the central {' x '.join(map(str, extent))} samples."
+
+
 def encode(scan: RawScan, maps: Tensor) -> Encoding:
     """Return the linear problem of one slice with the given maps, on the device of the maps."""
     if scan.is_cartesian:
@@ -230,16 +271,19 @@ def encode(scan: RawScan, maps: Tensor) -> Encoding:
         kspace = scan.kspace.to(maps.device)
         scale = sparse.data_scale(kspace, operator.mask)
         samples = float(scan.mask.sum()) * scan.coils
-        return Encoding(operator, kspace, scale, operator.squared_norm_bound(), samples)
+        return Encoding(operator, kspace, scale, operator.squared_norm_bound, samples)
     assert scan.trajectory is not None
     shape = image_shape(scan)
     weights = sample_weights(scan, 0, shape)
     chain = Nufft(scan.trajectory[0], shape, weights) @ Sense(maps)
     data = scan.kspace.to(maps.device) * weights.sqrt().to(maps.device)
-    start = chain.adjoint(data)
+    data_like = maps[:, :, 0]
     scale = sparse.image_scale(least_squares.rss(coil_images_of(scan)))
-    lipschitz = 1.05 * largest_eigenvalue(chain, start)  # power iteration approaches from below
-    return Encoding(chain, data, scale.to(maps.device), lipschitz, float(weights.sum()) * scan.coils)
+
+    def bound() -> float:
+        return 1.05 * largest_eigenvalue(chain, data_like)  # power iteration approaches from below
+
+    return Encoding(chain, data, scale.to(maps.device), bound, float(weights.sum()) * scan.coils)
 
 
 def _fill_partial_fourier(
@@ -257,14 +301,18 @@ def _fill_partial_fourier(
 
 
 def _has_gaps(scan: RawScan) -> bool:
-    """Whether samples are missing inside the box of the acquired ones (partial Fourier has none missing there)."""
+    """Whether samples are missing between acquired ones along an axis.
+
+    Partial Fourier, asymmetric echoes and k-space without corners have none missing there.
+    """
     if not scan.is_cartesian:
         return False
-    inside = scan.mask
-    for axis in range(1, inside.ndim):
-        acquired = inside.any(dim=[a for a in range(inside.ndim) if a != axis]).nonzero().flatten()
-        inside = inside.narrow(axis, int(acquired[0]), int(acquired[-1] - acquired[0]) + 1)
-    return not bool(inside.all())
+    mask = scan.mask.to(torch.uint8)
+    for axis in range(1, mask.ndim):
+        before, after = mask.cummax(axis).values, mask.flip(axis).cummax(axis).values.flip(axis)
+        if bool((before * after > mask).any()):
+            return True
+    return False
 
 
 def _volume(image: Tensor) -> Tensor:

@@ -174,6 +174,26 @@ def sample_weights(scan: RawScan, index: int, shape: tuple[int, ...]) -> Tensor:
     return (weights * weights.sum() / (weights * local).sum().clamp_min(1e-12)).to(torch.float32)
 
 
+def compensate_density(scan: RawScan) -> RawScan:
+    """Give a non-Cartesian scan density compensation if it has none; slices of one trajectory share the computation."""
+    trajectory = _trajectory(scan)
+    if scan.density is not None:
+        return scan
+    shape = image_shape(scan)
+    weights: list[Tensor] = []
+    for s in range(scan.slices):
+        twin = next((t for t in range(s) if _same_samples(scan, s, t)), None)
+        weights.append(sample_weights(scan, s, shape) if twin is None else weights[twin])
+    return scan.after(
+        f"Density compensation computed for {trajectory.shape[1]} shots (Pipe and Menon).", density=torch.stack(weights)
+    )
+
+
+def _same_samples(scan: RawScan, s: int, t: int) -> bool:
+    trajectory = _trajectory(scan)
+    return torch.equal(trajectory[s], trajectory[t]) and torch.equal(scan.mask[s], scan.mask[t])
+
+
 def image_shape(scan: RawScan) -> tuple[int, ...]:
     """Image shape (y, x) or (z, y, x) that covers the encoded field of view in the pixels that the protocol asks for.
 

@@ -20,38 +20,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medical.images import Image
+from medical.images import Geometry, Image
 from medical.reconstruction import checkpoint
 from medical.reconstruction.coil_compression import compress_coils
 from medical.reconstruction.epi import correct_epi_ghost, regrid_readout
 from medical.reconstruction.methods import SliceResult, reconstruct_slice
-from medical.reconstruction.preprocess import crop_to_recon, prewhiten, remove_readout_oversampling
+from medical.reconstruction.noncartesian import compensate_density, image_shape
+from medical.reconstruction.preprocess import (
+    is_white,
+    noise_gain,
+    prewhiten,
+    recon_geometry,
+    remove_readout_oversampling,
+)
 from medical.reconstruction.raw import RawScan
 from medical.reconstruction.settings import Settings
+from medical.sidecar import base_name
 from shared.errors import InputError
 from shared.progress import tracked
 
 DEFAULT = Settings()
+PLACE_TOLERANCE_MM = 1.0  # a patient moves as much between two scans
 
 
 def prepare(scan: RawScan, settings: Settings = DEFAULT) -> RawScan:
     """Take a scan through the steps before reconstruction; `scan.history` tells which were done.
 
     Ramp-sampled readouts are regridded, EPI ghosts corrected with navigators if there are any, the noise prewhitened,
-    readout oversampling removed, and the coils compressed if `settings.virtual_coils` says so.
+    readout oversampling removed (of non-Cartesian scans, the density compensated), and the coils compressed if
+    `settings.virtual_coils` says so. Where readouts are not complete, "gcc" is done as "scc".
 
     Raises:
-        InputError: data or header do not allow a step; the error says which.
+        InputError: data or header do not allow a step, or more virtual coils than coils; the error says which.
     """
     scan = regrid_readout(scan)
     if scan.navigators is not None and scan.line_reversed is not None:
         scan = correct_epi_ghost(scan)
     if settings.whiten:
         scan = prewhiten(scan)
-    if scan.is_cartesian:
-        scan = remove_readout_oversampling(scan)
-    if settings.virtual_coils is not None and settings.virtual_coils < scan.coils:
-        method = settings.compression if scan.is_cartesian else "scc"
+    scan = remove_readout_oversampling(scan) if scan.is_cartesian else compensate_density(scan)
+    if settings.virtual_coils is not None and settings.virtual_coils != scan.coils:
+        complete = scan.is_cartesian and bool((scan.mask.all(-1) | ~scan.mask.any(-1)).all())
+        method = settings.compression if complete else "scc"  # GCC needs whole readouts
         scan = compress_coils(scan, settings.virtual_coils, method=method)
     return scan
 
@@ -84,16 +94,12 @@ def reconstruct(
         Fourier transform.
 
     Raises:
-        InputError: no calibration region for coil maps, or settings that do not fit the scan.
+        InputError: no calibration region for coil maps, no signal in it, a reference of other slices, or settings
+            that do not fit the scan.
     """
-    if reference is not None and reference.slices != scan.slices:
-        raise InputError(
-            reference.source,
-            found=f"{reference.slices} slices",
-            expected=f"the {scan.slices} slices of {scan.source}",
-            fix="Give the body-coil scan of the same slices.",
-        )
-    store = checkpoint.Store.open(work, scan, settings, seed)
+    if reference is not None:
+        _require_same_slices(scan, reference)
+    store = checkpoint.Store.open(work, scan, settings, reference, seed, torch.device(device).type)
     results = []
     for index in tracked(range(scan.slices), progress):
         result = store.load(index)
@@ -104,17 +110,50 @@ def reconstruct(
             result = reconstruct_slice(part, settings, reference=against, generator=generator, device=device)
             store.save(index, result)
         results.append(result)
-    data = torch.cat([result.image for result in results]) if len(scan.encoded_matrix) == 2 else results[0].image
-    data, geometry = crop_to_recon(data, scan)
+    if all(result.support == 0 for result in results):
+        raise InputError(
+            scan.source,
+            found="calibration data without signal above noise, so no coil maps",
+            expected="an object in the field of view",
+            fix="Reconstruct with method rss to see what the scan holds.",
+        )
+    data = torch.cat([result.image for result in results])
+    geometry = recon_geometry(scan)
     volumetric = len(scan.encoded_matrix) == 3 or (scan.trajectory is not None and scan.trajectory.shape[-1] == 3)
+    provenance = _provenance(scan, settings, results, seed)
+    if reference is not None:
+        provenance["body_coil"] = base_name(reference.source)
+        provenance["warnings"] += tuple(f"Body-coil scan: {text}" for text in reference.warnings)
     return Image.placed(
         data,
         geometry,
         fov_mm=geometry.fov_mm,
         volumetric=volumetric,
-        provenance=_provenance(scan, settings, results, seed),
-        phase_encoding=scan.phase_encoding,
+        provenance=provenance,
+        phase_encoding=scan.phase_encoding if scan.is_cartesian else "",
     )
+
+
+def _require_same_slices(scan: RawScan, reference: RawScan) -> None:
+    """Raise `InputError` unless the reference shows the same pixels: maps of another place would pass unnoticed."""
+    found = expected = ""
+    if reference.slices != scan.slices:
+        found, expected = f"{reference.slices} slices", f"the {scan.slices} slices of {scan.source}"
+    elif not (scan.geometry.nominal or reference.geometry.nominal):
+        mine, theirs = (_corners(s.geometry) for s in (scan, reference))
+        apart = max(math.dist(a, b) for a, b in zip(mine, theirs, strict=True))
+        if apart > PLACE_TOLERANCE_MM:
+            found, expected = f"a field of view that lies {apart:.1f} mm away", f"that of {scan.source}"
+    if found:
+        fix = "Give the body-coil scan of the same slices, on the same grid."
+        raise InputError(reference.source, found=found, expected=expected, fix=fix)
+
+
+def _corners(geometry: Geometry) -> list[tuple[float, ...]]:
+    """LPS places of the slices and of the ends of their field of view along read and phase."""
+    frame = geometry.frame()
+    ends = [(0.0, 0.0), (geometry.fov_mm[0] / 2, 0.0), (0.0, geometry.fov_mm[1] / 2)]
+    return [tuple(p + frame[:, 0] * u + frame[:, 1] * v) for p in geometry.positions_mm for u, v in ends]
 
 
 def one_slice(scan: RawScan, index: int) -> RawScan:
@@ -134,23 +173,56 @@ def one_slice(scan: RawScan, index: int) -> RawScan:
 
 
 def _provenance(scan: RawScan, settings: Settings, results: list[SliceResult], seed: int) -> dict[str, Any]:
-    white = settings.whiten and scan.noise is not None
+    white = is_white(scan)
     facts: dict[str, Any] = {
         "method": settings.method,
-        "parameters": {**results[0].parameters, "seed": seed},
-        "acceleration": scan.acceleration,
-        "acquired_matrix": scan.encoded_matrix,
+        "parameters": {**_common(results), "seed": seed},
+        "acquired_matrix": scan.encoded_matrix if scan.is_cartesian else image_shape(scan),
         "coils": scan.coils,
-        "units": "SNR (noise standard deviation 1 in each coil)" if white else "scanner",
+        "units": f"SNR (noise standard deviation {noise_gain(scan):.3g} in each coil)" if white else "scanner",
         "source": scan.source,
         "simulated": scan.simulated,
         "header": scan.header,
         "history": (*scan.history, *results[0].history),
-        "warnings": tuple(dict.fromkeys((*scan.warnings, *(text for r in results for text in r.warnings)))),
+        "warnings": (*scan.warnings, *_warnings(results)),
     }
+    if scan.is_cartesian:
+        facts["acceleration"] = scan.acceleration
+    else:
+        facts["shots"], facts["samples_per_shot"] = scan.encoded_matrix
+    if settings.method == "rss":
+        return facts
     energies = [(result.residual_energy, result.data_energy, result.noise_energy) for result in results]
-    residual, data, noise = (sum(column) for column in zip(*energies, strict=True))
-    if settings.method != "rss" and data > 0:
-        facts["residual"] = math.sqrt(residual / data)
-        facts["residual_expected"] = math.sqrt(noise / data) if white else None
+    ratios = [_residual(*energy, white=white) for energy in (*energies, tuple(map(sum, zip(*energies, strict=True))))]
+    facts["residual"], facts["residual_expected"] = ratios.pop()
+    if len(results) > 1:
+        facts["residual_by_slice"] = [residual for residual, _ in ratios]
+        facts["residual_expected_by_slice"] = [expected for _, expected in ratios] if white else None
     return facts
+
+
+def _residual(residual: float, data: float, noise: float, *, white: bool) -> tuple[float, float | None]:
+    """Return ||A x - y|| / ||y|| and what noise of variance 1 alone makes of it."""
+    if data <= 0:
+        return 0.0, None
+    return math.sqrt(residual / data), math.sqrt(noise / data) if white else None
+
+
+def _common(results: list[SliceResult]) -> dict[str, Any]:
+    """Return the parameters of all slices; a number that differs between slices as its smallest and largest value."""
+    parameters = dict(results[0].parameters)
+    for name in parameters:
+        values = [result.parameters[name] for result in results]
+        if min(values) < max(values):
+            parameters[name] = (min(values), max(values))
+    return parameters
+
+
+def _warnings(results: list[SliceResult]) -> tuple[str, ...]:
+    """Return the warnings of the slices, each once; those of some slices only say of which."""
+    told = []
+    for text in dict.fromkeys(text for result in results for text in result.warnings):
+        slices = [index for index, result in enumerate(results) if text in result.warnings]
+        where = "" if len(slices) == len(results) else f"Slice {', '.join(map(str, slices))}: "
+        told.append(where + text)
+    return tuple(told)

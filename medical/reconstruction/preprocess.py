@@ -109,6 +109,14 @@ def prewhiten(scan: RawScan) -> RawScan:
     )
 
 
+def is_white(scan: RawScan) -> bool:
+    """Whether the scan's noise is known to have unit variance in every channel and no correlation between them."""
+    if scan.noise is None:
+        return False
+    covariance = noise_covariance(scan.noise[:, :20000], scan.noise_bandwidth_ratio)
+    return bool((covariance - torch.eye(len(covariance))).abs().max() < 0.2)
+
+
 def estimate_noise(scan: RawScan, fraction: float = 0.03) -> RawScan:
     """Take the outermost acquired k-space samples for a noise scan, when none was recorded.
 
@@ -261,8 +269,32 @@ def crop_to_recon(image: Tensor, scan: RawScan) -> tuple[Tensor, Geometry]:
     Raises:
         InputError: when a field of view is not positive.
     """
+    steps, geometry = _crops(scan)
+    for axis, interpolated, wanted in steps:
+        image = resize_centred(_sinc_interpolate(image, interpolated, axis), wanted, axis)
+    return image.contiguous(), geometry
+
+
+def recon_geometry(scan: RawScan) -> Geometry:
+    """Return the geometry of what `crop_to_recon` makes of an image of this scan."""
+    return _crops(scan)[1]
+
+
+def noise_gain(scan: RawScan) -> float:
+    """Return the noise standard deviation of a pixel after `crop_to_recon` relative to the one before.
+
+    One, unless the protocol asks for larger pixels than were acquired: then sqrt(K / N) on each such axis.
+    """
+    sizes = scan.encoded_matrix if scan.is_cartesian else ()
+    ratios = [min(interpolated / sizes[axis], 1.0) for axis, interpolated, _ in _crops(scan)[0] if sizes]
+    return math.sqrt(math.prod(ratios))
+
+
+def _crops(scan: RawScan) -> tuple[list[tuple[int, int, int]], Geometry]:
+    """Return (axis, K, M) of `crop_to_recon` for every encoded axis, and the geometry afterwards."""
     dimensions = len(scan.encoded_matrix) if scan.trajectory is None else scan.trajectory.shape[-1]
     fov = list(scan.geometry.fov_mm)
+    steps = []
     for index in range(dimensions):
         axis, wanted, wanted_fov = -1 - index, scan.recon_matrix[2 - index], scan.recon_fov_mm[index]
         if not (fov[index] > 0 and wanted_fov > 0):
@@ -273,9 +305,9 @@ def crop_to_recon(image: Tensor, scan: RawScan) -> tuple[Tensor, Geometry]:
                 fix="Give the field of view explicitly.",
             )
         interpolated = max(round(wanted * fov[index] / wanted_fov), 1)
-        image = resize_centred(_sinc_interpolate(image, interpolated, axis), wanted, axis)
+        steps.append((axis, interpolated, wanted))
         fov[index] *= wanted / interpolated
-    return image.contiguous(), replace(scan.geometry, fov_mm=(fov[0], fov[1], fov[2]))
+    return steps, replace(scan.geometry, fov_mm=(fov[0], fov[1], fov[2]))
 
 
 def _sinc_interpolate(image: Tensor, size: int, axis: int) -> Tensor:

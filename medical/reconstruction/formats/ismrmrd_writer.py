@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medical.reconstruction.noncartesian import image_shape
 from medical.reconstruction.raw import RawScan
 from shared.errors import InputError
 from shared.files import atomic_path
@@ -242,7 +243,7 @@ def _header(scan: RawScan, layout: _Layout) -> Any:
 
     encoded = (1, *scan.encoded_matrix) if len(scan.encoded_matrix) == 2 else scan.encoded_matrix
     if not scan.is_cartesian:
-        encoded = scan.recon_matrix
+        encoded = (*scan.recon_matrix[:1], *image_shape(scan))[-3:]
     limits = [
         xsd.limitType(minimum=0, maximum=layout.last[axis] - layout.first[axis], center=layout.centre[axis])
         for axis in (0, 1)
