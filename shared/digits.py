@@ -18,6 +18,7 @@ from torch import Tensor
 
 from shared.denoiser import PreconditionedDenoiser
 from shared.grid import karras_grid, log_snr_grid
+from shared.models import Model
 from shared.networks import ResidualMLP
 from shared.process import VarianceExploding
 from shared.sampling import Solver, sample
@@ -49,6 +50,12 @@ def load_digits_denoiser(
     network.to(device).eval().requires_grad_(False)
     process = VarianceExploding(float(facts["sigma_min"]), float(facts["sigma_max"]))
     return PreconditionedDenoiser(network, process, sigma_data=float(facts["sigma_data"]))
+
+
+def digits_model(name: str, device: torch.device | str) -> Model:
+    """Return the digits denoiser for `shared.models.load_model`."""
+    denoiser = load_digits_denoiser(name, device=device)
+    return Model(name, denoiser, denoiser.process, (8, 8))
 
 
 @dataclass(frozen=True)

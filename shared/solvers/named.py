@@ -9,6 +9,7 @@ from typing import Any
 from shared.errors import InputError
 from shared.sampling import Solver
 from shared.solvers.ancestral import Ancestral
+from shared.solvers.calibrated import CalibratedMultistep
 from shared.solvers.ddim import DDIM
 from shared.solvers.evodiff import EVODiff
 from shared.solvers.heun import Heun
@@ -19,6 +20,7 @@ SOLVERS: dict[str, type] = {
     "ancestral": Ancestral,
     "multistep": Multistep,
     "heun": Heun,
+    "calibrated": CalibratedMultistep,
     "evodiff": EVODiff,
 }
 

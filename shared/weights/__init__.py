@@ -43,15 +43,7 @@ def load(name: str | os.PathLike[str]) -> Weights:
     from safetensors import SafetensorError, safe_open
 
     path = find(name)
-    digest = sha256(path)
-    recorded = _recorded_hash(path)
-    if recorded is not None and recorded != digest:
-        raise InputError(
-            path,
-            found=f"sha256 {digest[:16]}...",
-            expected=f"{recorded[:16]}...",
-            fix="The file is damaged: install again.",
-        )
+    digest = check_recorded_hash(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
@@ -106,16 +98,37 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_recorded_hash(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        InputError: the `SHA256SUMS` beside the file records another.
+    """
+    digest, recorded = sha256(path), _recorded_hash(path)
+    if recorded is not None and recorded != digest:
+        raise InputError(
+            path,
+            found=f"sha256 {digest[:16]}...",
+            expected=f"{recorded[:16]}...",
+            fix="The file is damaged: install again.",
+        )
+    return digest
+
+
+def package_folder(package: str) -> Path | None:
+    """Return the folder of one of our packages without importing it, None where it is not installed."""
+    spec = importlib.util.find_spec(package)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
 def _files(folder: Path | None) -> Iterator[Path]:
     if folder is not None and folder.is_dir():
         yield from sorted(folder.glob("*.safetensors"))
 
 
 def _package_folder(package: str) -> Path | None:
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        return None
-    return Path(spec.origin).parent / "weights"
+    folder = package_folder(package)
+    return None if folder is None else folder / "weights"
 
 
 def _recorded_hash(path: Path) -> str | None:
