@@ -31,8 +31,10 @@ _APPLICATIONS_A_ROUND = 4
 _MOST_ROUNDS = 15
 _TOLERANCE = 1e-6  # on 1 - |<v, v'>| of unit vectors before and after a round
 _NOISE_SPREAD = 6.0
-"""White noise alone has eigenvalues up to 1.6 to 4.3 times their mean (1 to 32 coils, boxes of 16 and 24 samples,
-kernel 6); calibration data of an object have above 20. Below this ratio there is no object, and every map is empty."""
+_NOISE_CONCENTRATION = 2.0
+"""Calibration data are taken for white noise, and every map is empty, where both hold: no eigenvalue of the Gram matrix
+is more than 6 times their mean (noise: 1.6 to 4.3 with 1 to 32 coils and boxes of 16 and 24; objects: above 20 with 8
+coils, but 3 with one), and the central third of k-space has less than twice the mean energy (noise: 1)."""
 
 
 def calibration_region(mask: Tensor, *, size: int = 24, kernel_size: int = 6) -> tuple[slice, ...]:
@@ -200,10 +202,18 @@ def _signal_space(calibration: Tensor, kernel: tuple[int, ...], threshold: float
     wide = len(rows) < rows.shape[1]
     energies, vectors = torch.linalg.eigh(rows.conj() @ rows.T if wide else rows.T @ rows.conj())
     keep = energies > threshold * energies[-1]
-    if energies[-1] <= _NOISE_SPREAD * energies.mean():
+    if energies[-1] <= _NOISE_SPREAD * energies.mean() and _concentration(calibration) < _NOISE_CONCENTRATION:
         keep = torch.zeros_like(keep)
     vectors = vectors[:, keep]
     return rows.T @ (vectors / energies[keep].sqrt()) if wide else vectors
+
+
+def _concentration(calibration: Tensor) -> float:
+    """Mean energy in the central third of the box along every axis, relative to that of the whole box."""
+    energy = calibration.abs().square()
+    thirds = tuple(slice(n // 2 - n // 6, n // 2 + n // 6 + 1) for n in calibration.shape[1:])
+    mean = float(energy.mean())
+    return float(energy[(slice(None), *thirds)].mean()) / mean if mean > 0 else 0.0
 
 
 def _kernel_operator(space: Tensor, coils: int, kernel: tuple[int, ...]) -> Tensor:

@@ -139,7 +139,7 @@ def minimise_tv(
 
 
 _DUAL_STEP = 0.02
-"""sigma / L. Between 0.01 and 0.03 the objective after 60 iterations is lowest, on the brain and on a phantom."""
+"""sigma / L. Of 0.01, 0.03 and 0.1, the smaller two give the lowest objective after 60 iterations on the brain."""
 
 
 def data_scale(kspace: Tensor, mask: Tensor) -> Tensor:

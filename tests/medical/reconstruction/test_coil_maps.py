@@ -110,6 +110,25 @@ def test_noise_alone_has_an_empty_support(coils, size):
     assert eigenvalues.max() == 0
 
 
+@pytest.mark.parametrize("coils", [1, 2, 3])
+@pytest.mark.parametrize("noise_sd", [1e-3, 0.3])
+def test_few_coils_still_find_the_object(coils, noise_sd):
+    """One coil has no redundancy, and its patches spread like noise; only the concentration in k-space tells."""
+    kspace, _, inside = simulated((48, 48), coils, noise_sd)
+    maps, _ = espirit(central(kspace, 24, 24), (48, 48))
+    support = maps[0, 0].norm(dim=0) > 0
+    assert support[inside].float().mean() > 0.95
+
+
+def test_a_point_object_is_no_noise():
+    """Its k-space is as flat as that of noise, but all its patches are alike."""
+    point = torch.zeros(32, 32, dtype=torch.complex128)
+    point[12, 19] = 1
+    kspace = fft_centred(coil_maps((32, 32), 4) * point)
+    maps, _ = espirit(central(kspace, 24, 24), (32, 32))
+    assert maps[0, :, 12, 19].norm() > 0.99
+
+
 def test_an_object_larger_than_the_field_of_view_needs_the_second_set():
     """Where the object folds over, two sensitivities meet in a pixel and the second eigenvalue rises to one."""
     large = (96, 64)
