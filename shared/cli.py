@@ -51,7 +51,6 @@ def build_app(arguments: list[str]) -> typer.Typer:
     app.command()(doctor)
     app.command()(demo)
     app.command()(calibrate)
-    app.command()(calibrate)
     called = next((word for word in arguments if not word.startswith("-")), None)
     completing = any(name.endswith("_COMPLETE") for name in os.environ)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
@@ -107,27 +106,6 @@ def demo(
     from shared.demo import run
 
     typer.echo(run(output, seed=seed, device=device, quiet=quiet, overwrite=overwrite))
-
-
-def calibrate(
-    model: Annotated[str, typer.Argument(help="Name of a model, such as shared/digits_denoiser.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")],
-    nfe: Annotated[int, typer.Option(help="Network calls of a sampling.")] = 5,
-    n: Annotated[int, typer.Option("--n", help="Noises whose exact trajectories are fitted.")] = 64,
-    history: Annotated[int, typer.Option(help="Answers of the network that a step looks at.")] = 3,
-    seed: Seed = 0,
-    device: Device = "auto",
-    json: Json = None,
-    quiet: Quiet = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Fit the nodes and coefficients of a few-step solver to a model, from a few of its exact trajectories."""
-    from shared.calibration.cli import run
-
-    run(
-        model, output, nfe=nfe, n=n, history=history, seed=seed, device=device, json=json, quiet=quiet,
-        overwrite=overwrite,
-    )  # fmt: skip
 
 
 def calibrate(
