@@ -50,7 +50,7 @@ def describe_array(path: Path, options: ReadOptions) -> dict[str, Any]:
         array = _load(path, None)
         return {**facts, "shape": list(array.shape), "dtype": str(array.dtype), "axes": options.axes}
     with _npz(path) as content:
-        arrays = {name: content[name] for name in content.files}
+        arrays = {name: _member(path, content, name) for name in content.files}
     return {**facts, "arrays": {n: {"shape": list(a.shape), "dtype": str(a.dtype)} for n, a in arrays.items()}}
 
 
@@ -143,10 +143,18 @@ def _load(path: Path, key: str | None) -> np.ndarray:
                 expected=f"an array {name!r}" if name else "a choice of one of them",
                 fix="Name the k-space array with the option key.",
             )
-        try:
-            return content[name]
-        except (ValueError, OSError, EOFError) as error:
-            raise _broken(path, error) from error
+        return _member(path, content, name)
+
+
+def _member(path: Path, content: Any, name: str) -> np.ndarray:
+    """Return one array of an open .npz file, whose checksum is only tested when it is read."""
+    from zipfile import BadZipFile
+    from zlib import error as ZlibError
+
+    try:
+        return content[name]
+    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError, BadZipFile, ZlibError) as error:
+        raise _broken(path, error) from error
 
 
 def _npz(path: Path) -> Any:
@@ -154,7 +162,7 @@ def _npz(path: Path) -> Any:
 
     try:
         content = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
+    except (ValueError, OSError, EOFError, NotImplementedError, BadZipFile) as error:
         raise _broken(path, error) from error
     if not hasattr(content, "files"):
         raise _broken(path, ValueError("not a zip archive of arrays"))
