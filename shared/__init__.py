@@ -34,9 +34,12 @@ if TYPE_CHECKING:
     from shared.sampling import Plan, Solver, State, sample, step, steps
     from shared.solvers.ancestral import Ancestral
     from shared.solvers.ddim import DDIM
+    from shared.solvers.dpm_solver import DPMSolver
     from shared.solvers.evodiff import EVODiff
     from shared.solvers.heun import Heun
     from shared.solvers.multistep import Multistep
+    from shared.solvers.noise_multistep import NoiseMultistep
+    from shared.solvers.unipc import UniPC
 
 _HOMES = {
     "shared.denoiser": ("Denoiser", "NetworkDenoiser", "PreconditionedDenoiser", "clipped", "counted"),
@@ -53,9 +56,12 @@ _HOMES = {
     "shared.sampling": ("Plan", "Solver", "State", "sample", "step", "steps"),
     "shared.solvers.ancestral": ("Ancestral",),
     "shared.solvers.ddim": ("DDIM",),
+    "shared.solvers.dpm_solver": ("DPMSolver",),
     "shared.solvers.evodiff": ("EVODiff",),
     "shared.solvers.heun": ("Heun",),
     "shared.solvers.multistep": ("Multistep",),
+    "shared.solvers.noise_multistep": ("NoiseMultistep",),
+    "shared.solvers.unipc": ("UniPC",),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

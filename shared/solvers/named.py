@@ -11,9 +11,12 @@ from shared.sampling import Solver
 from shared.solvers.ancestral import Ancestral
 from shared.solvers.calibrated import CalibratedMultistep
 from shared.solvers.ddim import DDIM
+from shared.solvers.dpm_solver import DPMSolver
 from shared.solvers.evodiff import EVODiff
 from shared.solvers.heun import Heun
 from shared.solvers.multistep import Multistep
+from shared.solvers.noise_multistep import NoiseMultistep
+from shared.solvers.unipc import UniPC
 
 SOLVERS: dict[str, type] = {
     "ddim": DDIM,
@@ -22,6 +25,9 @@ SOLVERS: dict[str, type] = {
     "heun": Heun,
     "calibrated": CalibratedMultistep,
     "evodiff": EVODiff,
+    "dpm_solver": DPMSolver,
+    "unipc": UniPC,
+    "noise_multistep": NoiseMultistep,
 }
 
 
