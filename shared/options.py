@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw: same seed, same output on one device.")]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", min=0, max=2**62, help="Seed of every random draw: same seed, same output on one device."),
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps, or auto (the fastest one present).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the paths of results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]

@@ -79,6 +79,7 @@ def _source(file: Any, path: Path, options: ReadOptions) -> Source:
             expected="as many as fit",
             fix="The file is damaged; copy it again.",
         )
+    _require_fields(data.dtype["head"], path)
     head = _heads(data, path)
     lines = _table(head)
     encoding, warnings = mrd_header.encoding_of(str(path), header)
@@ -177,6 +178,23 @@ def _with_centre_samples(lines: LineTable, nx: int) -> tuple[LineTable, tuple[st
         return lines, ()
     text = f"{int(unset.sum())} full readouts have centre sample 0 in the file; {nx // 2} of {nx} is assumed."
     return replace(lines, centre=np.where(unset, lines.samples // 2, lines.centre)), (text,)
+
+
+def _require_fields(head: np.dtype, path: Path) -> None:
+    """Raise `InputError` unless line headers have the fields of the format: their names are stored, and can break."""
+    from ismrmrd.hdf5 import acquisition_dtype
+
+    wanted = acquisition_dtype["head"]
+    missing = sorted(set(wanted.names) - set(head.names or ()))
+    if not missing:
+        missing = sorted(set(wanted["idx"].names) - set(head["idx"].names or ()))
+    if missing:
+        raise InputError(
+            path,
+            found=f"line headers without {', '.join(missing)}",
+            expected="those of ISMRMRD version 1",
+            fix="The file is damaged or of another version; copy or convert it again.",
+        )
 
 
 def _heads(data: Any, path: Path) -> np.ndarray:

@@ -156,6 +156,17 @@ def test_masks_and_noise_that_contradict_the_data_are_refused(tmp_path: Path) ->
         read_scan(path, ReadOptions(axes="coil,ky,kx", noise=noise))
 
 
+def test_a_member_of_an_npz_file_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "k.npz"
+    np.savez(path, kspace=np.ones((2, 16, 16), dtype=np.complex64))
+    content = bytearray(path.read_bytes())
+    content[900] ^= 1
+    path.write_bytes(content)
+    for attempt in (read_scan, describe):
+        with pytest.raises(InputError, match="does not load"):
+            attempt(path, ReadOptions(axes="coil,ky,kx"))
+
+
 def test_damaged_files_and_python_objects_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "k.npy", samples("coil,ky,kx"))
     path.write_bytes(path.read_bytes()[:-20])

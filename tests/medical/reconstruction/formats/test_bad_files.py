@@ -158,6 +158,15 @@ def test_hdf5_with_damaged_bytes_is_read_or_refused(tmp_path: Path) -> None:
     assert refused > 10
 
 
+def test_a_field_of_line_headers_with_a_damaged_name_is_refused(tmp_path: Path) -> None:
+    path = write_mrd(tmp_path / "scan.h5", good(), lines())
+    content = path.read_bytes()
+    assert content.count(b"contrast\x00") == 1
+    path.write_bytes(content.replace(b"contrast\x00", b"contrasu\x00"))
+    with pytest.raises(InputError, match="without contrast"):
+        describe(path)
+
+
 def test_options_for_arrays_are_refused_where_the_header_says_it(tmp_path: Path) -> None:
     path = write_mrd(tmp_path / "scan.h5", good(), lines())
     for options in (ReadOptions(axes="coil,ky,kx"), ReadOptions(fov_mm=(1, 1, 1)), ReadOptions(oversampling=2)):
