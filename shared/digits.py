@@ -2,7 +2,7 @@
 
     denoiser = load_digits_denoiser()
     drawn = draw_digits(denoiser, count=8, calls=(5, 10, 20))
-    drawn.exact, drawn.images["multistep", 5], drawn.rmse["multistep", 5]
+    drawn.exact, drawn.images["multistep", 5], drawn.rmse["calibrated", 5]
 
 The network and its training are described in `shared/weights/digits_denoiser.md`.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shared.calibration.artefact import available, load_calibration
 from shared.denoiser import PreconditionedDenoiser
 from shared.grid import karras_grid, log_snr_grid
 from shared.models import Model
@@ -78,8 +79,10 @@ def draw_digits(
 ) -> DrawnDigits:
     """Draw digits with each solver of `SHOWN` and each number of network calls, all from one noise.
 
+    Where a calibration is packaged for the number of calls, it draws too, under the name "calibrated".
+
     Args:
-        denoiser: from `load_digits_denoiser`.
+        denoiser: from `load_digits_denoiser`, with the packaged weights.
         count: number of digits.
         calls: numbers of network calls.
         seed: of the noise.
@@ -91,5 +94,8 @@ def draw_digits(
     images = {
         (name, n): sample(denoiser, x, karras_grid(process, n), solver) for name, solver in SHOWN.items() for n in calls
     }
+    for n in calls:
+        if (name := f"shared/digits_denoiser_{n}") in available():
+            images["calibrated", n] = sample(denoiser, x, *load_calibration(name).bind(denoiser))
     rmse = {key: float((image - exact).square().mean().sqrt()) for key, image in images.items()}
     return DrawnDigits(exact, images, rmse)

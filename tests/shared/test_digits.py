@@ -56,6 +56,8 @@ def test_the_better_solver_comes_nearer_the_exact_ode_at_every_number_of_calls(d
     for calls in (5, 10, 20):
         assert drawn.rmse["multistep", calls] < 0.9 * drawn.rmse["ddim", calls]
     assert drawn.rmse["multistep", 20] < 0.05
+    assert drawn.rmse["calibrated", 5] < 0.45 * drawn.rmse["multistep", 5]
+    assert drawn.rmse["calibrated", 10] < 0.35 * drawn.rmse["multistep", 10]
     again = draw_digits(denoiser, count=64, calls=(5,))
     assert torch.equal(again.images["ddim", 5], drawn.images["ddim", 5])
 
