@@ -36,17 +36,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shared import (
     DDIM,
     Denoiser,
+    DPMSolver,
+    EVODiff,
     Grid,
     Heun,
     Multistep,
+    NoiseMultistep,
+    UniPC,
     VarianceExploding,
     VariancePreserving,
+    ays_grid,
     convert,
     explicit_grid,
     karras_grid,
     log_snr_grid,
     sample,
     trailing_grid,
+    truncated_power_grid,
     uniform_grid,
 )
 from shared.digits import load_digits_denoiser
@@ -66,6 +72,17 @@ SOLVERS = {
     "Multistep(3, corrector=True)": Multistep(3, corrector=True),
     "Multistep(4, corrector=True)": Multistep(4, corrector=True),
     "Heun (two calls a step)": Heun(),
+    "DPMSolver(3)": DPMSolver(3),
+    "UniPC(2)": UniPC(2),
+    "UniPC(3)": UniPC(3),
+    "NoiseMultistep.deis(3)": NoiseMultistep.deis(3),
+    "NoiseMultistep.ipndm(4)": NoiseMultistep.ipndm(4),
+    "EVODiff()": EVODiff(per_channel=False),
+    "EVODiff(final_rule=False)": EVODiff(final_rule=False, per_channel=False),
+}
+GRIDS_OF = {  # EVODiff takes nodes uniform in log-SNR only
+    name: (log_snr_grid,) if isinstance(solver, EVODiff) else (log_snr_grid, trailing_grid, karras_grid, ays_grid)
+    for name, solver in SOLVERS.items()
 }
 PEERS: dict[str, Callable[[], object]] = {
     "diffusers DDIM, linspace": lambda: DDIMScheduler(clip_sample=False, timestep_spacing="linspace"),
@@ -120,12 +137,16 @@ def mixture_rows() -> Rows:
     truth = exact_end(denoiser, TABLE, x, 1e-7)  # sigma = 1e-5 there, nothing of the noise is left
     rows: Rows = []
     for name, solver in SOLVERS.items():
-        for grid in (log_snr_grid, trailing_grid):
+        for grid in GRIDS_OF[name]:
             errors = {}
             for n in CALLS:
                 levels = grid(TABLE, (n + 1) // 2 if isinstance(solver, Heun) else n)
                 errors[str(n)] = rmse(sample(denoiser, x, levels, solver), truth)
             rows.append((f"{name}, {grid.__name__.removesuffix('_grid')}", errors))
+    for denoise in (True, False):
+        levels = truncated_power_grid(TABLE, 5, denoise=denoise)
+        name = f"DDIM, truncated power{'' if denoise else ', raw'}"
+        rows.append((name, {"5": rmse(sample(denoiser, x, levels, DDIM()), truth)}))
     for name, make in PEERS.items():
         rows.append((name, {str(n): rmse(run_peer(make(), n, denoiser, x), truth) for n in CALLS}))
     return rows
@@ -180,7 +201,9 @@ def digits_rows() -> Rows:
     truth = sample(denoiser, x, log_snr_grid(process, 200), Heun())
     rows: Rows = []
     for name, solver in SOLVERS.items():
-        for grid in (log_snr_grid, karras_grid):
+        for grid in GRIDS_OF[name]:
+            if grid not in (log_snr_grid, karras_grid):
+                continue
             errors = {}
             for n in (5, 6, 8, 10, 15, 20):
                 levels = grid(process, (n + 1) // 2 if isinstance(solver, Heun) else n)
