@@ -250,7 +250,7 @@ def test_nodes_that_are_not_uniform_in_log_snr_are_refused(grid):
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 def test_result_is_finite_on_every_process_for_every_number_of_steps(process):
     x = process.noise((2, 3), torch.Generator().manual_seed(0))
-    for n in (*range(1, 17), 21, 22, 50):
+    for n in range(1, 51):
         for solver in (EVODiff(), EVODiff(final_rule=False)):
             result = sample(GaussianDenoiser(process), x, log_snr_grid(process, n), solver)
             assert torch.isfinite(result).all(), n

@@ -240,7 +240,7 @@ def test_ancestral_with_all_steps_has_the_spread_of_the_data():
 def test_result_is_finite_for_every_number_of_steps(process, grid, solver):
     denoiser, generator = GaussianDenoiser(process), torch.Generator().manual_seed(0)
     x = process.noise((2, 3), generator)
-    for n in (*range(1, 17), 20, 21, 33, 50):
+    for n in range(1, 51):
         result = sample(denoiser, x, grid(process, n), solver, generator=generator)
         assert torch.isfinite(result).all(), n
         assert result.dtype == torch.float32
