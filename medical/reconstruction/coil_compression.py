@@ -7,6 +7,7 @@ Zhang et al., MRM 69:571, 2013) one for every readout position, aligned so that 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -124,8 +125,11 @@ def _gram_along_readout(scan: RawScan) -> Tensor:
     return gram
 
 
-def _data(scan: RawScan) -> list[Tensor]:
-    return [scan.kspace] if scan.calibration is None else [scan.kspace, scan.calibration]
+def _data(scan: RawScan) -> Iterator[Tensor]:
+    """Yield the samples slice by slice (1, coil, ...): they are summed in double precision, which takes memory."""
+    yield from scan.kspace.split(1)
+    if scan.calibration is not None:
+        yield from scan.calibration.split(1)
 
 
 def _apply(scan: RawScan, step: str, noise: LinearOperator, kspace: LinearOperator, lines: LinearOperator) -> RawScan:

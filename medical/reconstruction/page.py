@@ -56,7 +56,8 @@ RESIDUAL_TEXT = (
     "maps does not explain. Noise leaves a residual even of a perfect image; the ratio of the two is near 1, or a "
     "little below since an image also fits some noise, when nothing else is left. A ratio well above 1 means that "
     "something is not explained: wrong coil maps, motion, an object larger than the field of view, too strong "
-    "regularisation. A ratio near 1 does not prove the image: what was not sampled leaves no residual."
+    "regularisation; in data of very high signal, small errors of the maps are enough. A ratio near 1 does not prove "
+    "the image: what was not sampled leaves no residual."
 )
 
 

@@ -110,7 +110,7 @@ def _hdf5(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
         raise InputError(
             path,
             found=f"an HDF5 file that cannot be read ({' '.join(str(error).split())[:120]})",

@@ -49,8 +49,8 @@ def is_twix(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
             starts, _, _ = _starts(path, stream)
-            return _is_header(stream, starts[-1][0])
-    except InputError:
+            return _is_header(stream, starts[0][0])  # the last one may be cut off
+    except (InputError, OSError, ValueError, OverflowError):  # a damaged offset
         return False
 
 
@@ -105,8 +105,8 @@ def measurements(path: Path) -> Iterator[Measurement]:
         starts, old, size = _starts(path, stream)
     for start, end, name in reversed(starts):
         with path.open("rb") as stream:
-            if end > size:
-                raise _truncated(path, f"{size} bytes", f"{end}")
+            if max(start, end) > size:
+                raise _truncated(path, f"{size} bytes", f"{max(start, end)}")
             stream.seek(start)
             header_length, _ = _integers(stream, 2)
             stream.seek(start)

@@ -167,6 +167,13 @@ def test_a_field_of_line_headers_with_a_damaged_name_is_refused(tmp_path: Path) 
         describe(path)
 
 
+def test_a_field_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = write_mrd(tmp_path / "scan.h5", good(), lines())
+    path.write_bytes(path.read_bytes().replace(b"contrast\x00", b"cont\xacast\x00"))
+    with pytest.raises(InputError, match="cannot be read"):
+        describe(path)
+
+
 def test_options_for_arrays_are_refused_where_the_header_says_it(tmp_path: Path) -> None:
     path = write_mrd(tmp_path / "scan.h5", good(), lines())
     for options in (ReadOptions(axes="coil,ky,kx"), ReadOptions(fov_mm=(1, 1, 1)), ReadOptions(oversampling=2)):

@@ -280,6 +280,16 @@ def test_cut_anywhere_is_one_clear_error(tmp_path: Path, old: bool) -> None:
             read_scan(tmp_path / "cut.dat")
 
 
+@pytest.mark.parametrize(("place", "word"), [(2**63 + 8, "no known raw"), (10**9, "no known raw")])
+def test_a_measurement_that_starts_beyond_the_file_is_one_clear_error(tmp_path: Path, place: int, word: str) -> None:
+    path = write_twix(tmp_path / "scan.dat", Scan(readouts()))
+    content = bytearray(path.read_bytes())
+    content[16:24] = place.to_bytes(8, "little")  # the offset of the first entry
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=word):
+        read_scan(path)
+
+
 def test_only_noise_is_one_clear_error(tmp_path: Path) -> None:
     noise = Readout(np.ones((2, 256)), ["NOISEADJSCAN"])
     with pytest.raises(InputError, match="1 noise lines; expected imaging lines"):
