@@ -234,10 +234,11 @@ def show(title: str, rows: Rows) -> None:
 def main() -> None:
     """Run all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--json", type=Path, help="also write the numbers as a flat JSON object")
     settings = parser.parse_args()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    torch.set_num_threads(2)
+    torch.set_num_threads(settings.threads)
     numbers: dict[str, float] = {}
     for key, title, make in TABLES:
         rows = make()

@@ -51,6 +51,11 @@ def build_app(arguments: list[str]) -> typer.Typer:
     app.command()(doctor)
     app.command()(demo)
     app.command()(calibrate)
+    app.command()(profile)
+    bench = typer.Typer(help="Measure methods beside their peers, on the same input in the same run.")
+    bench.callback()(_top_level_of_bench)
+    bench.command()(core)
+    app.add_typer(bench, name="bench")
     called = next((word for word in arguments if not word.startswith("-")), None)
     completing = any(name.endswith("_COMPLETE") for name in os.environ)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
@@ -113,7 +118,7 @@ def calibrate(
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")],
     nfe: Annotated[int, typer.Option(help="Network calls of a sampling.")] = 5,
     n: Annotated[int, typer.Option("--n", help="Noises whose exact trajectories are fitted.")] = 64,
-    history: Annotated[int, typer.Option(help="Answers of the network that a step looks at.")] = 3,
+    history: Annotated[int, typer.Option(help="Answers of the network that a step looks at.")] = 2,
     seed: Seed = 0,
     device: Device = "auto",
     json: Json = None,
@@ -127,3 +132,40 @@ def calibrate(
         model, output, nfe=nfe, n=n, history=history, seed=seed, device=device, json=json, quiet=quiet,
         overwrite=overwrite,
     )  # fmt: skip
+
+
+def profile(
+    model: Annotated[str, typer.Argument(help="Name of a model, such as shared/photo_unet.")],
+    batch: Annotated[int, typer.Option(help="Samples of the network call.")] = 1,
+    repeat: Annotated[int, typer.Option(help="Calls that are timed.")] = 10,
+    device: Device = "auto",
+    json: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Show where a network call spends its time and operations, by kind of operator and by level."""
+    from shared.profiling import run
+
+    run(model, batch=batch, repeat=repeat, device=device, json=json, quiet=quiet)
+
+
+def _top_level_of_bench() -> None:
+    pass
+
+
+def core(
+    case: Annotated[
+        list[str] | None, typer.Option("--case", help="A case to run, such as shared/photo_unet; may be repeated.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer noises, calls and cases: minutes on a CPU.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML page to write, with a plot for each case.")
+    ] = None,
+    device: Device = "cpu",
+    json: Json = None,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw quality against compute for every method of the core: solvers, calibration, reuse, pruning, peers."""
+    from shared.bench.core import run
+
+    run(cases=case or (), quick=quick, device=device, output=output, json=json, quiet=quiet, overwrite=overwrite)

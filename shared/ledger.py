@@ -14,6 +14,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from contextvars import ContextVar
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 _open: ContextVar[tuple[Ledger, ...]] = ContextVar("open_ledgers", default=())
 
@@ -22,7 +26,7 @@ class Ledger:
     """A record of the network calls made while it is open.
 
     Args:
-        flops: also count the operations of matrix products, convolutions and attention, by torch's FlopCounterMode.
+        flops: also count the operations of matrix products, convolutions and attention, by `flop_counter`.
 
     Attributes:
         calls: network evaluations (NFE), whatever their batch size.
@@ -41,9 +45,7 @@ class Ledger:
         token = _open.set((*_open.get(), self))
         self._stack.callback(_open.reset, token)
         if self._count_flops:
-            from torch.utils.flop_counter import FlopCounterMode
-
-            counter = self._stack.enter_context(FlopCounterMode(display=False))
+            counter = self._stack.enter_context(flop_counter())
             self._stack.callback(lambda: setattr(self, "flops", int(counter.get_total_flops())))
         return self
 
@@ -51,6 +53,18 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+
+def flop_counter() -> FlopCounterMode:
+    """Return torch's counter of operations, with attention on a CPU, for which torch has no formula of its own."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={on_cpu: attention})
 
 
 def record_call(samples: int) -> None:

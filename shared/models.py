@@ -18,7 +18,12 @@ from shared.errors import InputError
 from shared.process import NoiseProcess
 
 GROUP = "fewstep.models"
-OURS = {"shared/digits_denoiser": "shared.digits:digits_model"}
+OURS = {
+    "shared/digits_denoiser": "shared.digits:digits_model",
+    "shared/action_unet": "shared.examples:load_example",
+    "shared/photo_unet": "shared.examples:load_example",
+    "shared/digits_dit": "shared.examples:load_example",
+}
 
 
 @dataclass(frozen=True)

@@ -55,4 +55,7 @@ class AveragedWeights:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         for name, value in network.state_dict().items():
-            self.average[name].lerp_(value, 1 - decay)
+            if value.is_floating_point() or value.is_complex():
+                self.average[name].lerp_(value, 1 - decay)
+            else:  # counters and indices have no average
+                self.average[name].copy_(value)

@@ -10,7 +10,7 @@ r"""Calibrated sampling: nodes and coefficients for one model and one number of 
 4. The candidate with the least error at the end wins.
 5. `artefact`: all of it as one JSON file.
 
-`docs/calibration.md` has the measurements and the prior art.
+`docs/methods/calibrated_sampling.md` has the measurements and the prior art.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def calibrate(
     nfe: int,
     *,
     held_out: Tensor | None = None,
-    history: int = 3,
+    history: int = 2,
     ridge: float = 1e-6,
     nodes: int = 61,
     guidance: float | None = None,

@@ -14,7 +14,7 @@ from shared.files import refuse_existing
 from shared.models import load_model
 from shared.numbers import flat_numbers, write_numbers
 
-HELD_OUT = 256
+HELD_OUT = 64
 
 
 def run(

@@ -31,7 +31,7 @@ LEAST_RIDGE = 1e-12
 
 
 def fit(
-    denoiser: Denoiser, x: Tensor, targets: Sequence[Tensor], grid: Grid, *, history: int = 3, ridge: float = 1e-6
+    denoiser: Denoiser, x: Tensor, targets: Sequence[Tensor], grid: Grid, *, history: int = 2, ridge: float = 1e-6
 ) -> tuple[CalibratedMultistep, Tensor]:
     """Return the fitted solver, and its result from the noises x.
 

@@ -50,9 +50,9 @@ class Identity:
         if not same:
             raise InputError(
                 source,
-                found=f"a calibration of {_described(self)}",
+                found=f"an artefact of {_described(self)}",
                 expected=f"one of this model, {_described(found)}",
-                fix="Calibrate this model (fewstep calibrate), or load the one that was calibrated.",
+                fix="Make it for this model (fewstep calibrate ...), or load the model that it was made for.",
             )
 
 

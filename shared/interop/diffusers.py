@@ -114,7 +114,7 @@ def as_diffusers_scheduler(solver: Solver, *, like: Any = None, grid: str = "log
     """Return a scheduler for the pipelines of diffusers that steps by our solver.
 
     Args:
-        solver: one of the named solvers.
+        solver: one of the named solvers; a calibrated one brings its nodes, and `like` must be of its process.
         like: scheduler (or configuration) whose noise table, prediction type and clipping are taken over; None is
             the linear table of DDPM with epsilon prediction.
         grid: name of the grid that `set_timesteps` uses, see `shared.grid.GRIDS`.

@@ -2,7 +2,12 @@
 
 A pipeline asks `step` once a network call and knows nothing of solvers with history: state and plan live here and are
 made anew by `set_timesteps`. The sample that the pipeline hands in replaces the state's, so pipelines that edit it
-between calls (inpainting) work. DDIMPipeline replaces every scheduler by its own; use DDPMPipeline and others.
+between calls (inpainting) work.
+
+Every named solver fits, those with two calls a step (Heun: 2 N - 1 timesteps) and with answers that move the point
+asked (EVODiff, correctors) too, because each call is one `step`. What does not fit: DDIMPipeline, which replaces every
+scheduler by its own (use DDPMPipeline and others); networks that see a scaled x (EDM) and dynamic thresholding, which
+`as_diffusers_scheduler` refuses; a calibrated solver on other nodes, with another number of steps or started midway.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from shared.interop.diffusers import prediction_from_diffusers, process_from_dif
 from shared.predictions import convert
 from shared.process import FlowMatching, TableVP
 from shared.sampling import Plan, State
+from shared.solvers.calibrated import CalibratedMultistep
 from shared.solvers.named import solver_from_data
 
 
@@ -70,7 +76,8 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         self.process = process
         self.prediction = prediction_from_diffusers(self.config)
         self.solver = solver_from_data(solver or {"name": "multistep"})
-        self.set_timesteps(min(50, num_train_timesteps))
+        own = len(self.solver.gains) if isinstance(self.solver, CalibratedMultistep) else None
+        self.set_timesteps(own or min(50, num_train_timesteps))
 
     def set_timesteps(
         self,
@@ -80,15 +87,27 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
     ) -> None:
         """Choose the levels: that many steps of the grid, or these timesteps (floats allowed), and then data.
 
+        A calibrated solver has its own nodes and takes only its own number of steps.
+
         Raises:
-            InputError: timesteps that do not decrease; neither or both arguments.
+            InputError: timesteps that do not decrease; neither or both arguments; for a calibrated solver, timesteps or
+                another number of steps.
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise InputError(
                 "set_timesteps", found=f"num_inference_steps={num_inference_steps}, timesteps={timesteps}",
                 expected="one of the two", fix="Pass either.",
             )  # fmt: skip
-        if timesteps is not None:
+        if isinstance(self.solver, CalibratedMultistep):
+            if num_inference_steps != len(self.solver.gains):
+                raise InputError(
+                    "set_timesteps",
+                    found="timesteps" if timesteps is not None else f"num_inference_steps={num_inference_steps}",
+                    expected=f"num_inference_steps={len(self.solver.gains)}, the calls of the calibrated solver",
+                    fix="Calibrate for this number of calls; nodes belong to the calibration.",
+                )
+            self._whole_grid = self.solver.grid(self.process)
+        elif timesteps is not None:
             levels = self._levels(torch.as_tensor(timesteps, dtype=torch.float64))
             levels = levels.clamp(max=1.0)
             self._whole_grid = explicit_grid(self.process, (*levels.tolist(), 0.0))

@@ -28,7 +28,7 @@ it differs from their paper, where eta is not halved and zeta multiplies. Withou
 Order. The paper claims two. Measured on a mixture with a known end: about ONE without the final rule, because the
 differences are scaled by factors that do not tend to one with the step (1 / s(1/4) = 1.78 in the predictor); with the
 final rule the error does NOT CONVERGE as steps are added, because that rule shrinks x by sqrt(sigma_N sigma_{N-1}) and
-scales a difference by a factor that does not tend to one. `docs/solvers.md` has the numbers; prefer `Multistep`.
+scales a difference by a factor that does not tend to one. Numbers: `docs/methods/evodiff.md`; prefer `Multistep`.
 
 Nodes must be uniform in log_snr: elsewhere b is not 1, D_1 does not vanish with the step, and the iteration explodes.
 

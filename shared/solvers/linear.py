@@ -106,7 +106,8 @@ class LinearPlan:
         if update.weights or update.gain != 1:
             x = _combine([(update.gain, anchor)], update.weights, history)
         if update.noise:
-            x = x + update.noise * standard_normal(x.shape, generator, dtype=x.dtype, device=x.device)
+            z = standard_normal(x.shape, generator, dtype=x.dtype, device=x.device)
+            x = torch.add(x, z, alpha=update.noise)
         index = state.index + 1
         last = index == self.calls
         return State(
@@ -125,5 +126,5 @@ def _combine(
     total: Tensor | None = None
     for weight, tensor in (*terms, *zip(weights, history, strict=False)):
         if weight and tensor is not None:
-            total = weight * tensor if total is None else total + weight * tensor
+            total = weight * tensor if total is None else torch.add(total, tensor, alpha=weight)
     return torch.zeros_like(history[0]) if total is None else total

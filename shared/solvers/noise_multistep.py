@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -94,7 +95,7 @@ class NoiseMultistep:
 def _polynomial_weights(grid: Grid, k: int, order: int, variable: str) -> tuple[float, ...]:
     """Return int L_j dkappa over step k for the older answers j = 1 ... order - 1; none for one at kappa = inf."""
     usable = [j for j in range(order) if math.isfinite(grid.log_snr[k - j])]
-    points, density = np.polynomial.legendre.leggauss(64)
+    points, density = _gauss_legendre()
     top, bottom = -grid.log_snr[k], -grid.log_snr[k + 1]  # ln kappa
     u = bottom + 0.5 * (top - bottom) * (points + 1)
     measure = -0.5 * (top - bottom) * density * np.exp(u)  # dkappa, downwards
@@ -105,6 +106,12 @@ def _polynomial_weights(grid: Grid, k: int, order: int, variable: str) -> tuple[
         others = [other for other in nodes if other != node]
         weights[j] = float(measure @ np.prod([(place - other) / (node - other) for other in others], axis=0))
     return tuple(weights.values())
+
+
+@cache
+def _gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
+    """Return 64 points and weights on [-1, 1]; finding them takes longer than a whole plan otherwise."""
+    return np.polynomial.legendre.leggauss(64)
 
 
 def _time(process: NoiseProcess, log_kappa: np.ndarray) -> np.ndarray:

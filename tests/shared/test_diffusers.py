@@ -22,10 +22,12 @@ from shared import (
     VariancePreserving,
     convert,
     explicit_grid,
+    karras_grid,
     sample,
     trailing_grid,
     uniform_grid,
 )
+from shared.calibration.coefficients import fit
 from shared.interop.diffusers import as_diffusers_scheduler, prediction_from_diffusers, process_from_diffusers
 from shared.solvers.named import solver_from_data
 from tests.oracles.gaussian import GaussianDenoiser, ddim_moments
@@ -197,6 +199,31 @@ def test_scheduler_survives_saving_and_loading(solver, tmp_path):
     assert torch.equal(loaded.timesteps, scheduler.timesteps)
     exchanged = diffusers.DPMSolverMultistepScheduler.from_config(loaded.config)
     assert exchanged.config.beta_schedule == "scaled_linear"
+
+
+def test_ddpm_pipeline_with_a_calibrated_solver_draws_its_sample_also_after_saving(unet, tmp_path):
+    like = diffusers.DDPMScheduler(prediction_type="v_prediction", clip_sample=False)
+    process = process_from_diffusers(like)
+    denoiser = NetworkDenoiser(unet, process, "v")
+    x = process.noise((2, 1, 8, 8), torch.Generator().manual_seed(0))
+    grid = karras_grid(process, 4)
+    solver, _ = fit(denoiser, x, [0.3 * x] * 4, grid, history=2)  # coefficients that no other solver has
+    diffusers.DDPMPipeline(unet, as_diffusers_scheduler(solver, like=like)).save_pretrained(tmp_path)
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(
+        batch_size=2, num_inference_steps=4, generator=torch.Generator().manual_seed(0), output_type="pt"
+    ).images
+    ours = sample(denoiser, x, grid, solver)
+    assert pipeline.scheduler.solver == solver
+    torch.testing.assert_close(images, (ours / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5)
+    assert (ours - sample(denoiser, x, grid, Multistep.dpm_solver_pp_2m())).abs().max() > 0.05
+    for wrong in ({"num_inference_steps": 5}, {"timesteps": [999.0, 500.0, 100.0, 10.0]}):
+        with pytest.raises(InputError, match="num_inference_steps=4, the calls of the calibrated solver"):
+            pipeline.scheduler.set_timesteps(**wrong)
+    pipeline.scheduler.set_timesteps(4)
+    with pytest.raises(InputError, match="calibration's own grid"):
+        pipeline.scheduler.step(x, pipeline.scheduler.timesteps[2], x)
 
 
 def test_whole_pipeline_survives_saving_and_loading(unet, tmp_path):

@@ -32,6 +32,7 @@ from shared.calibration.identity import weights_hash
 from shared.calibration.nodes import shortest_pair_path, shortest_path, step_costs
 from shared.calibration.teacher import candidates, follow
 from shared.digits import load_digits_denoiser
+from shared.models import load_model
 from shared.process_data import process_from_data, process_to_data
 from shared.solvers.calibrated import CalibratedMultistep
 from shared.solvers.named import solver_from_data, solver_to_data
@@ -250,6 +251,30 @@ def test_another_process_guidance_or_function_is_refused(calibrated):
         calibrated.bind(NetworkDenoiser(torch.nn.Linear(8, 8), PROCESS, "sample"))
 
 
+def test_a_wrapper_that_shows_its_network_is_known_by_its_weights_and_its_scale():
+    """So a conditional model may have other classes, in batches of another size, than in the fit."""
+    torch.manual_seed(0)
+    network = torch.nn.Linear(8, 8)
+    plain = NetworkDenoiser(lambda x, time: network(x), PROCESS, "sample")
+
+    @dataclasses.dataclass
+    class Guided:
+        labels: torch.Tensor
+        network: torch.nn.Module
+
+        def __call__(self, x, t):
+            return plain(x, t) + 3 * self.labels[:, None]
+
+    fitted = calibrate(Guided(torch.ones(4), network), PROCESS, noise(1, 4).float(), 2, nodes=5, guidance=3.0)
+    other = Guided(torch.zeros(7), network)
+    grid, solver = fitted.bind(other, process=PROCESS, guidance=3.0)
+    assert sample(other, noise(2, 7).float(), grid, solver).shape == (7, 8)
+    with pytest.raises(InputError, match="at guidance 3; expected one at guidance 4"):
+        fitted.bind(other, process=PROCESS, guidance=4.0)
+    with pytest.raises(InputError, match="with weights"):
+        fitted.bind(Guided(torch.zeros(7), torch.nn.Linear(8, 8)), process=PROCESS, guidance=3.0)
+
+
 def test_another_grid_or_a_part_of_it_is_refused(calibrated):
     with pytest.raises(InputError, match="the calibration's own grid"):
         calibrated.solver.plan(karras_grid(PROCESS, 5))
@@ -299,18 +324,21 @@ def test_the_hash_of_a_network_is_that_of_its_numbers_not_of_its_wrapping():
     assert weights_hash(network) != before
 
 
-@pytest.mark.parametrize(("calls", "bound"), [(5, 0.45), (8, 0.45), (10, 0.35)])
-def test_packaged_digits_calibrations_keep_their_promise_on_noise_not_seen(calls, bound):
-    denoiser = load_digits_denoiser()
-    process = denoiser.process
-    fitted = load_calibration(f"shared/digits_denoiser_{calls}")
-    x = process.noise((64, 8, 8), torch.Generator().manual_seed(1234))
+@pytest.mark.parametrize(("name", "count"), [("digits_denoiser", 64), ("photo_unet", 12)])
+def test_packaged_calibrations_keep_their_promise_on_noise_not_seen(name, count):
+    if name != "digits_denoiser":
+        pytest.importorskip("diffusers")
+    model = load_model(f"shared/{name}")
+    denoiser, process = model.denoiser, model.process
+    x = process.noise((count, *model.shape), torch.Generator().manual_seed(1234))
     truth = sample(denoiser, x, log_snr_grid(process, 60), Multistep(3, corrector=True))
-    rivals = [
-        rms(sample(denoiser, x, GRIDS[name](process, calls), Multistep.dpm_solver_pp_2m()), truth)
-        for name in ("karras", "log_snr", "trailing")
-    ]
-    assert rms(sample(denoiser, x, *fitted.bind(denoiser)), truth) <= bound * min(rivals)
+    for calls, bound in ((5, 0.45), (8, 0.45), (10, 0.35)):
+        rivals = [
+            rms(sample(denoiser, x, GRIDS[kind](process, calls), Multistep.dpm_solver_pp_2m()), truth)
+            for kind in ("karras", "log_snr", "trailing")
+        ]
+        fitted = load_calibration(f"shared/{name}_{calls}")
+        assert rms(sample(denoiser, x, *fitted.bind(denoiser)), truth) <= bound * min(rivals), calls
 
 
 def test_a_packaged_calibration_refuses_weights_that_changed():
