@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,6 +20,9 @@ from shared.errors import InputError
 from shared.files import refuse_existing
 from shared.numbers import write_numbers
 from shared.progress import tracked
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FAMILIES = (
     "shared.bench.calibrated_rows",
@@ -121,18 +125,24 @@ def undominated(rows: Iterable[Row]) -> list[Row]:
     ]
 
 
-def _print_numbers(numbers: dict[str, float]) -> None:
+def _console() -> Console:
+    """Return a console of the terminal's width; wide where a file or a pipe has none, so that no cell is folded."""
     from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=220)
+
+
+def _print_numbers(numbers: dict[str, float]) -> None:
     from rich.table import Table
 
     table = Table("number", "value", box=None, pad_edge=False)
     for name, value in numbers.items():
         table.add_row(name, f"{value:.4g}")
-    Console(highlight=False, soft_wrap=True).print(table)
+    _console().print(table)
 
 
 def _print_rows(name: str, rows: Sequence[Row]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     title = f"{name}: difference from the exact ODE (* nothing is both cheaper and better)"
@@ -142,4 +152,4 @@ def _print_rows(name: str, rows: Sequence[Row]) -> None:
         others = ", ".join(f"{key} {value:.4g}" for key, value in row.extra.items())
         star = " *" if id(row) in best else ""
         table.add_row(row.method + star, f"{row.price:.2f}", f"{row.rmse:.4g}", f"{row.spread:.2g}", others)
-    Console(highlight=False, soft_wrap=True).print(table)
+    _console().print(table)

@@ -47,6 +47,8 @@ def rows(case: Case, *, quick: bool) -> list[Row]:
     if betas is not None:
         for name, make in schedulers(betas).items():
             for calls in CALLS[: 2 if quick else 3]:
+                if repeats(make(), calls):
+                    continue
                 found.append(
                     measure(case, f"diffusers {name}, {calls} calls", _drawer(case, make, calls), family="peer")
                 )
@@ -79,6 +81,15 @@ def schedulers(betas: Tensor) -> dict[str, Callable[[], Any]]:
         "UniPC 2": lambda: unipc(**table),
         "DEIS 3": lambda: diffusers.DEISMultistepScheduler(**table, solver_order=3),
     }
+
+
+def repeats(scheduler: Any, calls: int) -> bool:
+    """Return whether a scheduler's whole timesteps repeat, as those uniform in log-SNR do on short tables of betas.
+
+    Its `step` then takes the second of two equal timesteps for the first and runs over the end of its table.
+    """
+    scheduler.set_timesteps(calls)
+    return len(scheduler.timesteps.unique()) < calls
 
 
 def _drawer(case: Case, make: Callable[[], Any], calls: int) -> Callable[[Tensor], Tensor]:
