@@ -1,4 +1,4 @@
-"""Reconstruct MR images from raw k-space: `fewstep mri info`, `reconstruct`, `compare`."""
+"""Reconstruct MR images from raw k-space: `fewstep mri info`, `reconstruct`, `compare`, `evaluate`."""
 
 from __future__ import annotations
 
@@ -143,15 +143,37 @@ def reconstruct(
 
 @app.command()
 def compare(
-    image: Annotated[Path, typer.Argument(help="NIfTI volume to judge.")],
-    reference: Annotated[Path, typer.Argument(help="NIfTI volume of the same matrix that counts as the truth.")],
+    image: Annotated[Path, typer.Argument(help="Volume to judge: NIfTI, HDF5 or .npy.")],
+    reference: Annotated[Path, typer.Argument(help="Volume of the same matrix that counts as the truth.")],
     json: Json = None,
 ) -> None:
     """Measure how far one magnitude image is from another: NRMSE after the best scalar, NMSE, PSNR, SSIM, HFEN."""
     from medical.comparison import compare_files
+
+    _tell_numbers(compare_files(image, reference), json)
+
+
+@app.command()
+def evaluate(
+    reconstruction: Annotated[
+        Path, typer.Argument(help="Volume to judge, or a folder of them: NIfTI, HDF5 (ours or fastMRI's) or .npy.")
+    ],
+    reference: Annotated[Path, typer.Argument(help="Volume, or folder of volumes, that counts as the truth.")],
+    crop: Annotated[str, typer.Option(help="square (the central W x W pixels, as fastMRI) or none.")] = "square",
+    key: Annotated[str | None, typer.Option(help="Data set of an HDF5 reference, when it is another.")] = None,
+    json: Json = None,
+) -> None:
+    """Measure PSNR, SSIM, NMSE, NRMSE and HFEN as fastMRI's evaluation does: per volume, no rescaling, square crop."""
+    from medical.comparison import evaluate_files
+
+    if crop not in ("square", "none"):
+        raise InputError("--crop", found=crop, expected="square or none", fix="See fewstep mri evaluate --help.")
+    _tell_numbers(evaluate_files(reconstruction, reference, square=crop == "square", key=key), json)
+
+
+def _tell_numbers(numbers: dict[str, float], json: Path | None) -> None:
     from shared.numbers import write_numbers
 
-    numbers = compare_files(image, reference)
     for name, value in numbers.items():
         typer.echo(f"{name:20s} {value:.6g}")
     if json is not None:
