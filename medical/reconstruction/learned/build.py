@@ -1,0 +1,109 @@
+"""From a configuration to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from medical.reconstruction.learned.configs import (
+    NAMES,
+    SMALL,
+    NetworkConfig,
+    NOVarNetConfig,
+    VarNetConfig,
+)
+from medical.reconstruction.learned.disco import PolarBasis
+from medical.reconstruction.learned.no_varnet import FillingOperator
+from medical.reconstruction.learned.normalise import ComplexNetwork
+from medical.reconstruction.learned.sensitivity import SensitivityNetwork
+from medical.reconstruction.learned.udno import udno
+from medical.reconstruction.learned.unet import unet
+from medical.reconstruction.learned.ushaped import UShaped
+from medical.reconstruction.learned.varnet import UnrolledNetwork
+from shared.errors import InputError
+
+
+def build(config: NetworkConfig) -> nn.Module:
+    """Return an untrained network, `forward(kspace, mask, calibration, spacing) -> LearnedOutput`.
+
+    Its refinements start at zero: before training it gives the zero-filled image with classical coil maps.
+    """
+    if isinstance(config, VarNetConfig):
+        return _varnet(config)
+    return _no_varnet(config)
+
+
+def network_from_data(data: Mapping[str, Any]) -> nn.Module:
+    """Return the network that a mapping describes, as it stands in a YAML file or in the metadata of weights.
+
+    Args:
+        data: "name" ("varnet", "no_varnet", ...), an optional "preset" ("small"), and fields of its configuration.
+
+    Raises:
+        InputError: an unknown name, preset or field, or a value that is no positive number.
+    """
+    return build(config_from_data(data))
+
+
+def config_from_data(data: Mapping[str, Any]) -> NetworkConfig:
+    """Return the configuration that a mapping describes; arguments and errors as in `network_from_data`."""
+    values = dict(data)
+    name = values.pop("name", None)
+    if name not in NAMES:
+        raise InputError(
+            "network", found=f"name {name!r}", expected=f"one of {', '.join(NAMES)}", fix="Correct the name."
+        )
+    preset = values.pop("preset", None)
+    if preset not in (None, "small") or (preset and name not in SMALL):
+        raise InputError(
+            "network", found=f"preset {preset!r} of {name}", expected="small, or none", fix="Correct the preset."
+        )
+    base = SMALL[name] if preset else NAMES[name]()
+    return base.changed(values)
+
+
+def config_to_data(config: NetworkConfig) -> dict[str, Any]:
+    """Return the mapping from which `network_from_data` makes the same network."""
+    (name,) = (name for name, kind in NAMES.items() if type(config) is kind)
+    return {"name": name, **config.values()}
+
+
+def _sensitivity(network: UShaped) -> SensitivityNetwork:
+    return SensitivityNetwork(ComplexNetwork(network, start_at_zero=True), residual=True)
+
+
+def _varnet(config: VarNetConfig) -> UnrolledNetwork:
+    return UnrolledNetwork(
+        _sensitivity(unet(2, 2, channels=config.sensitivity_channels, pools=config.sensitivity_pools)),
+        [
+            ComplexNetwork(
+                unet(2, 2, channels=config.channels, pools=config.pools, dropout=config.dropout), start_at_zero=True
+            )
+            for _ in range(config.cascades)
+        ],
+    )
+
+
+def _no_varnet(config: NOVarNetConfig) -> UnrolledNetwork:
+    def image_basis(level: int) -> PolarBasis:
+        return PolarBasis(config.radius_mm * 2**level, config.rings, config.angles)
+
+    def kspace_basis(level: int) -> PolarBasis:
+        return PolarBasis(config.kspace_radius_per_mm * 2**level, config.rings, config.angles)
+
+    kspace_network = udno(3, 2, channels=config.kspace_channels, pools=config.kspace_pools, basis=kspace_basis)
+    return UnrolledNetwork(
+        _sensitivity(
+            udno(2, 2, channels=config.sensitivity_channels, pools=config.sensitivity_pools, basis=image_basis)
+        ),
+        [
+            ComplexNetwork(
+                udno(2, 2, channels=config.channels, pools=config.pools, basis=image_basis, dropout=config.dropout),
+                start_at_zero=True,
+            )
+            for _ in range(config.cascades)
+        ],
+        FillingOperator(ComplexNetwork(kspace_network, start_at_zero=True)),
+    )
