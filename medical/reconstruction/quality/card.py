@@ -16,7 +16,7 @@ class Domain(BaseModel):
     """What a model was trained on; None where the card does not say, and then nothing is held against a scan.
 
     Attributes:
-        patterns: names of `sampling_pattern`.
+        patterns: equispaced, magic, random, gaussian, poisson, radial.
         acceleration: true R, grid points per sample, [lowest, highest] like all ranges.
         coils: receive channels.
         matrix: sides of the image in pixels.

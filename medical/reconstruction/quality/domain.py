@@ -22,7 +22,6 @@ from medical.reconstruction.quality.sampling_pattern import calibration_extent, 
 from shared.errors import InputError
 
 FAR = 1.5  # times outside a range: a model trained to R = 8 refuses R above 12
-COMBS = {"equispaced", "magic"}
 CONTRASTS = {"MPRAGE": "T1", "MP2RAGE": "T1", "FLAIR": "FLAIR", "T1": "T1", "T2": "T2", "PD": "PD"}
 
 
@@ -157,12 +156,9 @@ def admit(card: ModelCard, facts: ScanFacts, *, force: bool = False) -> tuple[st
 
 
 def _pattern_known(pattern: str, trained: tuple[str, ...]) -> bool:
-    """Whether a pattern was trained; combs of lines count as one kind, and too few lines to tell as any of lines."""
-    if pattern in trained or pattern == "full":
-        return True
-    if pattern == "lines":
-        return bool({"equispaced", "random", "magic"} & set(trained))
-    return pattern in COMBS and bool(COMBS & set(trained))
+    """Whether a pattern was trained; cards name the two kinds of combs, and too few lines to tell may be any lines."""
+    kinds = {"comb": {"equispaced", "magic"}, "lines": {"equispaced", "magic", "random"}}
+    return pattern == "full" or bool(({pattern} | kinds.get(pattern, set())) & set(trained))
 
 
 def _times_outside(value: float, trained: tuple[float, float]) -> float:

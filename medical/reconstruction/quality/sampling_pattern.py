@@ -5,9 +5,9 @@ and below the zero frequency, outside the calibration block,
 
     max_f (|S_+|^2 / n_+ + |S_-|^2 / n_-) / (n_+ + n_-)
 
-is near sinc^2(1/a) for a comb rounded to the grid, and small for random lines. In an equispaced comb both sides have
-one phase, S_- ~ S_+; the offset ("magic") comb of Defazio (2019) puts the mirror images of one side half-way between
-the lines of the other, S_- ~ -conj(S_+). Where the offset is a quarter of the spacing the two are one mask.
+is near sinc^2(1/a) for a comb rounded to the grid, and small for random lines. Each side has a phase of its own, so the
+offset ("magic") comb of Defazio (2019), whose halves interleave under mirroring, is a comb like the equispaced one; for
+offsets of a quarter of the spacing the two are one mask, and nothing here tries to tell them apart.
 
 Points: spokes pass through the centre, so where k is sampled -k is, too. Of the others Poisson discs keep neighbours
 away: they have fewer pairs of neighbouring samples than independent draws of the same density, Gaussian points as many.
@@ -23,8 +23,7 @@ from torch import Tensor
 
 from medical.reconstruction.coil_maps import central_box
 
-Pattern = Literal["full", "equispaced", "random", "magic", "lines", "gaussian", "poisson", "radial", "grid"]
-LINES = ("equispaced", "random", "magic", "lines")
+Pattern = Literal["full", "comb", "random", "lines", "gaussian", "poisson", "radial", "grid"]
 
 _CALIBRATION = 32  # larger boxes than a scan acquires for calibration count as part of the pattern
 _FEWEST_LINES = 12  # outside the calibration block: fewer random lines can be as regular as a comb
@@ -40,8 +39,9 @@ def sampling_pattern(mask: Tensor) -> Pattern:
         mask: bool (y, x), true where sampled, zero frequency at N//2.
 
     Returns:
-        "full" also for partial Fourier and cut corners, where no sample is missing between others; "lines" where too
-        few lines lie outside the calibration to tell; "grid" for a lattice in both axes (parallel imaging in 3-D).
+        "full" also for partial Fourier and cut corners, where no sample is missing between others; "comb" for lines at
+        one spacing; "lines" where too few lie outside the calibration to tell; "grid" for a lattice in both axes
+        (parallel imaging in 3-D).
     """
     rows, columns = mask.any(1), mask.any(0)
     if _contiguous(mask) and _contiguous(mask.T):
@@ -120,26 +120,17 @@ def _line_pattern(lines: Tensor) -> Pattern:
             edge = block[0].stop if step > 0 else block[0].start - 1
             if 0 <= edge < len(lines):
                 outside[edge] = False
-    # A line of a rounded comb lies half a sample, on average, from where the comb has it.
-    k = torch.nonzero(outside).flatten().to(torch.float64) - centre + 0.5
-    above, below = k[k > 0], k[k < 0]
+    k = torch.nonzero(outside).flatten().to(torch.float64) - centre
     if len(k) < _FEWEST_LINES:
         return "lines"
     frequencies = torch.arange(1, 8 * len(lines), dtype=torch.float64) / (16 * len(lines))
     frequencies = frequencies[frequencies >= 3 / len(lines)]
-    sums = [torch.exp(-2j * torch.pi * frequencies[:, None] * side).sum(1) for side in (above, below)]
-    energy = sum(s.abs().square() / max(len(side), 1) for s, side in zip(sums, (above, below), strict=True)) / len(k)
-    rounded = torch.sinc(frequencies).square()
-    coherence = energy / rounded
-    sharp = coherence >= _COMB
-    if not bool(sharp.any()):
-        return "random"
-    # Overtones are as sharp: the fundamental is the first peak, whose flank is less than 2/N wide.
-    first = int(sharp.to(torch.uint8).argmax())
-    best = first + int(coherence[first : first + 32].argmax())
-    up, down = (s[best] for s in sums)
-    alike, mirrored = ((down * turned.conj()).angle().abs() for turned in (up, -up.conj()))
-    return "equispaced" if float(alike) <= float(mirrored) else "magic"
+    energy = torch.zeros_like(frequencies)
+    for side in (k[k > 0], k[k < 0]):
+        total = torch.exp(-2j * torch.pi * frequencies[:, None] * side).sum(1)
+        energy += total.abs().square() / max(len(side), 1)
+    coherence = energy / len(k) / torch.sinc(frequencies).square()
+    return "comb" if float(coherence.max()) >= _COMB else "random"
 
 
 def _contiguous(sampled: Tensor) -> bool:

@@ -27,9 +27,7 @@ def test_patterns_of_points_are_told_apart_at_every_rate(pattern, acceleration):
 def test_patterns_of_lines_are_told_apart_where_there_are_lines_enough(acceleration):
     assert set(names("random", (256, 24), acceleration, 12)) == {"random"}
     for comb in ("equispaced", "magic"):
-        found = names(comb, (256, 24), acceleration, 12)
-        assert set(found) <= {"equispaced", "magic"}
-        assert found.count(comb) >= 8, "both are one mask where the offset is a quarter of the spacing"
+        assert set(names(comb, (256, 24), acceleration, 12)) == {"comb"}
 
 
 def test_few_lines_are_called_lines():
@@ -39,11 +37,11 @@ def test_few_lines_are_called_lines():
 def test_lines_along_either_axis_and_scanners_combs_are_lines():
     lines = equispaced_lines(192, 4, 24)
     mask = lines[:, None].expand(192, 100)
-    assert sampling_pattern(mask) == "equispaced"
-    assert sampling_pattern(mask.T) == "equispaced"
+    assert sampling_pattern(mask) == "comb"
+    assert sampling_pattern(mask.T) == "comb"
     echo = mask.clone()
     echo[:, :20] = False
-    assert sampling_pattern(echo) == "equispaced", "an asymmetric echo leaves the pattern"
+    assert sampling_pattern(echo) == "comb", "an asymmetric echo leaves the pattern"
 
 
 def test_full_scans_partial_fourier_and_cut_corners_have_no_gaps():
