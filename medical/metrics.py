@@ -48,7 +48,19 @@ def ssim(reference: Tensor, image: Tensor) -> float:
         raise InputError(
             "image", found=f"slices of {tuple(r.shape[-2:])}", expected="7 x 7 pixels or more", fix="Use larger slices."
         )
-    L = r.max()
+    return float(similarity(r, x, r.max().expand(len(r))).mean())
+
+
+def similarity(reference: Tensor, image: Tensor, data_range: Tensor) -> Tensor:
+    """Return the structural similarity of `ssim` for each slice, (N,), differentiable and in the precision given.
+
+    Args:
+        reference: real (N, y, x).
+        image: real (N, y, x).
+        data_range: (N,), the L of `ssim`.
+    """
+    r, x = reference, image
+    L = data_range[:, None, None]
     count = WINDOW**2
     sample = count / (count - 1)
 
@@ -60,8 +72,8 @@ def ssim(reference: Tensor, image: Tensor) -> float:
     var_x = sample * (local(x * x) - mu_x * mu_x)
     cov = sample * (local(r * x) - mu_r * mu_x)
     C1, C2 = (K1 * L) ** 2, (K2 * L) ** 2
-    similarity = ((2 * mu_r * mu_x + C1) * (2 * cov + C2)) / ((mu_r**2 + mu_x**2 + C1) * (var_r + var_x + C2))
-    return float(similarity.mean())
+    values = ((2 * mu_r * mu_x + C1) * (2 * cov + C2)) / ((mu_r**2 + mu_x**2 + C1) * (var_r + var_x + C2))
+    return values.flatten(1).mean(1)
 
 
 def nrmse_best_scalar(reference: Tensor, image: Tensor) -> float:

@@ -1,0 +1,45 @@
+"""Background phase of an image: a gradient echo in an inhomogeneous field, or the smooth remains of a spin echo."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medical.reconstruction.continuous_object import AIR_TISSUE_SUSCEPTIBILITY, LARMOR_HZ
+from medical.simulation.smooth import unit_smooth_noise
+
+
+def background_phase(y_mm: np.ndarray, x_mm: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    r"""Draw a phase (y, x) in radians, unwrapped.
+
+        phi(r) = phi_0 + g . r + p(r) + w(r) + 2 pi TE df(r)
+
+    phi_0 is uniform, g r a linear phase of up to one turn over the field (an echo off centre), p a polynomial of second
+    and third order (eddy currents, shim), w a smooth random field of scale 40 mm (flow, coils), and df the field of one
+    or two air-filled spheres of radius a at (r_j, z_j) off the slice, seen from the slice,
+
+        df = gamma B_0 chi / 3 (a / |r - r_j|)^3 (3 cos^2 theta - 1),   TE uniform in 0 to 15 ms.
+
+    Args:
+        y_mm: (m,) positions along y.
+        x_mm: (n,) positions along x.
+        generator: of all of it.
+    """
+    half = max(float(np.abs(y_mm).max()), float(np.abs(x_mm).max()), 1.0)
+    y, x = y_mm[:, None] / half, x_mm[None, :] / half
+    phase = generator.uniform(-np.pi, np.pi) + np.zeros((len(y_mm), len(x_mm)))
+    tilt = generator.uniform(-np.pi, np.pi, 2)
+    phase += tilt[0] * y + tilt[1] * x
+    for order, size in ((2, 0.8), (3, 0.4)):
+        for power in range(order + 1):
+            phase += size * generator.standard_normal() * x**power * y ** (order - power)
+    steps = (float(np.diff(y_mm[:2])[0]), float(np.diff(x_mm[:2])[0]))
+    phase += generator.uniform(0, 0.4) * unit_smooth_noise(phase.shape, (40.0 / steps[0], 40.0 / steps[1]), generator)
+    echo_time_s = generator.uniform(0, 15e-3)
+    for _ in range(generator.integers(0, 3)):
+        radius = generator.uniform(6.0, 14.0)
+        centre_y, centre_x = generator.uniform(-0.8, 0.8, 2) * half
+        height = radius + generator.uniform(5.0, 60.0)  # the air lies below or above the slice, not in it
+        square = (y_mm[:, None] - centre_y) ** 2 + (x_mm[None, :] - centre_x) ** 2 + height**2
+        dipole = (radius**2 / square) ** 1.5 * (3 * height**2 / square - 1)
+        phase += 2 * np.pi * echo_time_s * LARMOR_HZ * AIR_TISSUE_SUSCEPTIBILITY / 3 * dipole
+    return phase
