@@ -1,0 +1,68 @@
+"""`fewstep mri train CONFIG`: train a learned reconstruction on simulated acquisitions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.options import Device, Overwrite, Quiet
+
+
+def train(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="YAML file, or a packaged name such as medical/no_varnet_small.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Weights to write: a .safetensors path.")],
+    data: Annotated[
+        Path, typer.Option(envvar="FEWSTEP_BRAINS", help="Folder of brain volumes (medical/simulation/volumes.py).")
+    ],
+    work: Annotated[
+        Path | None, typer.Option(help="Checkpoint, log and pictures; default: OUTPUT without its suffix.")
+    ] = None,
+    export: Annotated[
+        bool, typer.Option("--export", help="Write the weights of the last checkpoint and train no further.")
+    ] = False,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a learned reconstruction on simulated scans of brain volumes; run again to go on after a stop."""
+    import torch
+
+    from medical.reconstruction.learned.build import network_from_data
+    from medical.training import loop
+    from medical.training.card import range_sample, trained_on, write_weights
+    from medical.training.config import TrainingConfig
+    from shared.config import load_config
+    from shared.devices import resolve_device
+    from shared.errors import InputError
+    from shared.files import refuse_existing, require_writable
+
+    if output.suffix != ".safetensors":
+        raise InputError(output, found=f"the suffix {output.suffix!r}", expected=".safetensors", fix="Rename it.")
+    for path in (output, output.with_suffix(".json"), output.with_suffix(".md")):
+        refuse_existing(path, overwrite=overwrite)
+        require_writable(path)
+    settings = load_config(config, TrainingConfig)
+    folder = work or output.with_suffix("")
+    if export and not (folder / "checkpoint.safetensors").is_file():
+        raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
+    torch.manual_seed(settings.seed)
+    network = network_from_data(settings.network)
+    cache = folder / "slices"
+    trained = loop.train(
+        settings,
+        network,
+        data=data,
+        cache=cache,
+        work=folder,
+        device=resolve_device(device),
+        progress=not quiet,
+        stop_at=0 if export else None,
+    )
+    measured = {"steps": trained.step, "seconds": round(trained.seconds), "validation": trained.scores}
+    covered = trained_on(range_sample(settings, data, cache))
+    for path in write_weights(output, trained.network, settings, covered, measured, overwrite=overwrite):
+        typer.echo(str(path))
