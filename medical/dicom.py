@@ -234,6 +234,13 @@ def _provenance(dataset: Dataset, image: Image) -> None:
         lines.append("The raw data carry no geometry: position and orientation are assumed, left and right unknown.")
     if facts.get("source"):
         lines.append(f"Raw data: {base_name(facts['source'])}.")
+    model = facts.get("model")
+    if model:
+        trained = "simulated" if model["simulated"] else "measured"
+        lines.append(
+            f"Image by the trained network {model['name']} (sha256 {model['sha256']}), trained on {trained} data. "
+            "What the data do not determine comes from its training."
+        )
     residual, expected = facts.get("residual"), facts.get("residual_expected")
     if residual is not None:
         lines.append(

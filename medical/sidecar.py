@@ -10,6 +10,9 @@ Provenance keys (`Image.provenance`) that reach the sidecar, all optional except
 | residual | data-consistency residual ||A x - y|| / ||y|| over the acquired samples |
 | residual_expected | what noise alone would leave of it |
 | residual_by_slice, residual_expected_by_slice | the same for every slice of a stack |
+| model | of a trained method: its card and the hash of its weights |
+| consistency | of a trained method on whitened data, for every slice: the residual among chi-square variables |
+| trust | of a trained method: numbers for every slice, explained in `medical.reconstruction.trusted` |
 | shots, samples_per_shot | instead of the acceleration, of non-Cartesian scans |
 | body_coil | name of the raw-data file that the coil maps were measured against |
 | acquired_matrix | (ky, kx) or (kz, ky, kx) extent of the encoded k-space, before any zero filling |

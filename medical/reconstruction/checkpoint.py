@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -63,19 +64,22 @@ class Store:
             with np.load(self._path(index), allow_pickle=False) as file:
                 image = torch.from_numpy(file["image"])
                 facts = json.loads(str(file["facts"]))
+                companions = {name: torch.from_numpy(file[f"companion {name}"]) for name in facts.pop("companions")}
         except (OSError, ValueError, KeyError, BadZipFile):
             return None
         history, warnings = tuple(facts.pop("history")), tuple(facts.pop("warnings"))
-        return SliceResult(image=image, history=history, warnings=warnings, **facts)
+        return SliceResult(image=image, history=history, warnings=warnings, companions=companions, **facts)
 
     def save(self, index: int, result: SliceResult) -> None:
         """Keep a finished slice; it appears whole or not at all."""
         if self.folder is None:
             return
-        facts = asdict(replace(result, image=torch.empty(0)))
+        facts = asdict(replace(result, image=torch.empty(0), companions={}))
         del facts["image"]
+        facts["companions"] = list(result.companions)
+        arrays: dict[str, Any] = {f"companion {name}": tensor.numpy() for name, tensor in result.companions.items()}
         with atomic_path(self._path(index), overwrite=True) as scratch, scratch.open("wb") as file:
-            np.savez(file, image=result.image.numpy(), facts=json.dumps(facts))
+            np.savez(file, image=result.image.numpy(), facts=json.dumps(facts), **arrays)
 
     def _path(self, index: int) -> Path:
         assert self.folder is not None

@@ -69,7 +69,11 @@ def reconstruct(
         ),
     ],
     method: Annotated[
-        str | None, typer.Option(help="rss, sense, wavelet or tv. Default: that of the configuration, wavelet.")
+        str | None,
+        typer.Option(
+            help="rss, sense, wavelet, tv, or a trained network: no-varnet, varnet, modl. "
+            "Default: that of the configuration, wavelet."
+        ),
     ] = None,
     coils: Annotated[int | None, typer.Option(help="Compress to this many virtual coils.")] = None,
     maps: Annotated[int | None, typer.Option(help="Sets of ESPIRiT maps: 2 if the object exceeds the FOV.")] = None,
@@ -79,6 +83,21 @@ def reconstruct(
     lamda: Annotated[float | None, typer.Option("--lamda", help="Regularisation weight.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Iterations of the method.")] = None,
     partial_fourier: Annotated[str | None, typer.Option(help="zero, homodyne or pocs.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Weights of the trained network, by name or path; a model card lies beside them.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run a trained network on a scan far outside its model card.")
+    ] = False,
+    hard_consistency: Annotated[
+        bool, typer.Option("--hard-consistency", help="End a trained method with hard data consistency.")
+    ] = False,
+    classical: Annotated[
+        str | None, typer.Option(help="Method shown beside a trained one: wavelet (default), sense or tv.")
+    ] = None,
+    trust_maps: Annotated[
+        bool, typer.Option("--trust-maps", help="Also write the maps of trust of a trained method, beside the image.")
+    ] = False,
     config: Annotated[
         str, typer.Option(help="YAML file, or a packaged name, with the settings; options override it.")
     ] = "medical/reconstruction",
@@ -100,7 +119,7 @@ def reconstruct(
 ) -> None:
     """Turn a scanner's raw k-space into an image volume with its place in the patient. Not for diagnosis.
 
-    A JSON file beside the image says how it was made.
+    A JSON file beside the image says how it was made. A trained method also writes the classical image.
     """
     from medical.images import check_output, write_image
     from medical.reconstruction import pipeline
@@ -120,20 +139,32 @@ def reconstruct(
         "lamda": lamda,
         "iterations": iterations,
         "partial_fourier": partial_fourier,
+        "weights": weights,
+        "force": force or None,
+        "hard_consistency": hard_consistency or None,
+        "classical": classical,
     }
     settings = _settings(config, {name: value for name, value in chosen.items() if value is not None})
+    beside = _companion_paths(output, settings.method, trust_maps)
+    for path in beside.values():
+        check_output(path, overwrite=overwrite, complex_output=complex_output)
     options = _read_options(contrast, repetition, key, axes, fov, mask)
     scan = pipeline.prepare(read_scan(file, options), settings)
     reference = None if body_coil is None else _read_reference(body_coil, options, settings)
     label = None if quiet else f"{settings.method}: {file.name}"
-    image = pipeline.reconstruct(
+    found = pipeline.reconstruct_all(
         scan, settings, reference=reference, seed=seed, device=where, work=work, progress=label
     )
+    image = found.image
     written = write_image(image, output, overwrite=overwrite, complex_output=complex_output)
+    for name, path in beside.items():
+        if name in found.companions:
+            written += write_image(found.companions[name], path, overwrite=overwrite)
     if report is not None:
         from medical.reconstruction.page import write_page
 
-        written += write_page(report, scan, image, overwrite=overwrite)
+        shown = scan if found.scan is None else found.scan
+        written += write_page(report, shown, image, companions=found.companions, overwrite=overwrite)
     if not quiet:
         for warning in image.provenance["warnings"]:
             typer.echo(f"warning: {warning}", err=True)
@@ -179,6 +210,19 @@ def _tell_numbers(numbers: dict[str, float], json: Path | None) -> None:
     if json is not None:
         write_numbers(json, numbers)
         typer.echo(str(json))
+
+
+def _companion_paths(output: Path, method: str, maps: bool) -> dict[str, Path]:
+    """Return where the companions of a trained image are written: `brain_classical.nii.gz` beside `brain.nii.gz`."""
+    from medical.reconstruction.settings import TRAINED
+    from medical.reconstruction.trusted import MAPS
+
+    if method not in TRAINED:
+        return {}
+    suffix = ".nii.gz" if output.name.lower().endswith(".nii.gz") else output.suffix
+    stem = output.name[: len(output.name) - len(suffix)]
+    names = ("classical", *(MAPS if maps else ()))
+    return {name: output.with_name(f"{stem}_{name}{suffix}") for name in names}
 
 
 def _settings(config: str, chosen: dict[str, object]) -> Settings:

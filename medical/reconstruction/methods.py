@@ -8,7 +8,7 @@ Cartesian and non-Cartesian scans differ only in their encoding A; every method 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -43,6 +43,8 @@ class SliceResult:
         support: part of the pixels for which there is a coil map.
         history: sentences for the provenance.
         warnings: sentences that a user must read.
+        companions: images and maps of the same pixels, each complex64 or float32 like `image`; see `trusted`.
+        trust: numbers about the image beside the residual; see `trusted`.
     """
 
     image: Tensor
@@ -53,6 +55,8 @@ class SliceResult:
     support: float = 1.0
     history: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    companions: dict[str, Tensor] = field(default_factory=dict)
+    trust: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ METHODS: dict[Method, Recipe] = {
     "wavelet": Recipe(_wavelet, sparse.LAMDA, sparse.ITERATIONS, map_crop=0.3, noise_weight=0.3),
     "tv": Recipe(_tv, sparse.LAMDA, sparse.ITERATIONS, map_crop=0.3, noise_weight=0.3),
 }
-"""All methods but "rss", which needs no encoding."""
+"""All classical methods but "rss", which needs no encoding."""
 
 FILL: dict[PartialFourier, Callable[..., Tensor]] = {"homodyne": homodyne, "pocs": pocs}
 
@@ -154,7 +158,7 @@ def reconstruct_slice(
 
     Args:
         scan: prepared, with one slice (or one 3-D slab).
-        settings: method and parameters.
+        settings: a classical method and its parameters.
         reference: body-coil scan of the slice for the coil maps; None for ESPIRiT.
         generator: for the random shifts of the wavelet grid.
         device: where to compute.
@@ -167,10 +171,10 @@ def reconstruct_slice(
         if _has_gaps(scan):
             warnings.append("Undersampled data were reconstructed by zero-filled RSS: the image is aliased.")
         coil_images = coil_images_of(scan).to(device)
-        coil_images, history, notes = _fill_partial_fourier(coil_images, scan, settings)
+        coil_images, history, notes = fill_partial_fourier(coil_images, scan, settings)
         # The magnitude is not band-limited: it is taken after interpolation.
         image = least_squares.rss(crop_to_recon(coil_images, scan)[0])
-        return SliceResult(_volume(image), {}, history=history, warnings=(*warnings, *notes))
+        return SliceResult(volume_of(image), {}, history=history, warnings=(*warnings, *notes))
     recipe = METHODS[settings.method]
     iterations = settings.iterations or recipe.iterations
     crop = recipe.map_crop if settings.map_crop is None else settings.map_crop
@@ -184,9 +188,9 @@ def reconstruct_slice(
         x = torch.zeros_like(encoding.operator.adjoint(encoding.data))
         warnings.append("The calibration data hold no signal above noise: there are no coil maps, the image is empty.")
     residual = float((encoding.operator(x) - encoding.data).norm()) ** 2
-    x, history, notes = _fill_partial_fourier(x, scan, settings)
+    x, history, notes = fill_partial_fourier(x, scan, settings)
     return SliceResult(
-        _volume(least_squares.merge_sets(crop_to_recon(x, scan)[0])),
+        volume_of(least_squares.merge_sets(crop_to_recon(x, scan)[0])),
         {"lamda": lamda, "iterations": iterations, "map_sets": maps.shape[1], "map_crop": crop},
         residual_energy=residual,
         data_energy=float(encoding.data.norm()) ** 2,
@@ -286,7 +290,7 @@ def encode(scan: RawScan, maps: Tensor) -> Encoding:
     return Encoding(chain, data, scale.to(maps.device), bound, float(weights.sum()) * scan.coils)
 
 
-def _fill_partial_fourier(
+def fill_partial_fourier(
     image: Tensor, scan: RawScan, settings: Settings
 ) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:
     """Return the image with partial Fourier filled as the settings say, and sentences for history and warnings."""
@@ -315,7 +319,7 @@ def _has_gaps(scan: RawScan) -> bool:
     return False
 
 
-def _volume(image: Tensor) -> Tensor:
+def volume_of(image: Tensor) -> Tensor:
     """(1, y, x) stays; (1, z, y, x) becomes (z, y, x)."""
     image = image if image.ndim == 3 else image[0]
     return image.to(torch.complex64).cpu()

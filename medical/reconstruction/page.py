@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from medical.images import Image
 from medical.preview import preview
 from medical.reconstruction.raw import RawScan
+from medical.reconstruction.trained_page import trained_section
 from medical.sidecar import NOT_FOR_DIAGNOSIS, base_name, sidecar
 from shared.files import refuse_existing, require_writable
 from shared.pictures import Window, png_bytes, render
@@ -17,8 +19,23 @@ from shared.report import Picture, Report, Table
 SIDE = 384
 
 
-def write_page(path: Path, scan: RawScan, image: Image, *, overwrite: bool = False) -> list[Path]:
-    """Write the report of `image`, which was reconstructed from the prepared `scan`; return the paths written."""
+def write_page(
+    path: Path,
+    scan: RawScan,
+    image: Image,
+    *,
+    companions: Mapping[str, Image] | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write the report of `image`, which was reconstructed from the prepared `scan`; return the paths written.
+
+    Args:
+        path: the HTML file.
+        scan: the prepared scan.
+        image: the image.
+        companions: of a trained method; its report always shows the classical image beside the trained one.
+        overwrite: replace an existing report.
+    """
     facts = sidecar(image)
     report = Report(
         f"Reconstruction of {base_name(scan.source)}",
@@ -40,6 +57,9 @@ def write_page(path: Path, scan: RawScan, image: Image, *, overwrite: bool = Fal
     report.warnings.extend(facts["warnings"])
     bitmap, window, _ = preview(image)
     report.section("Image", Picture(png_bytes(bitmap), f"Magnitude [{window}]", alt="reconstructed slices"))
+    if companions:
+        heading, parts = trained_section(facts, companions)
+        report.section(heading, *parts)
     if facts.get("residual") is not None:
         report.section("Agreement with the data", RESIDUAL_TEXT, *_residual_by_slice(facts))
     report.section("Acquisition", _sampling_pictures(scan) if scan.is_cartesian else [_trajectory_picture(scan)])

@@ -13,7 +13,7 @@ mri.write(image, "brain.nii.gz")
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from medical.reconstruction.preprocess import (
     remove_readout_oversampling,
 )
 from medical.reconstruction.raw import RawScan
-from medical.reconstruction.settings import Settings
+from medical.reconstruction.settings import TRAINED, Settings
 from medical.sidecar import base_name
 from shared.errors import InputError
 from shared.progress import tracked
@@ -66,6 +66,21 @@ def prepare(scan: RawScan, settings: Settings = DEFAULT) -> RawScan:
     return scan
 
 
+@dataclass(frozen=True)
+class Reconstruction:
+    """An image and what belongs to it.
+
+    Attributes:
+        image: complex, with its place and provenance.
+        companions: images and maps of the same voxels, of trained methods; see `trusted`.
+        scan: as the method saw it, for the report.
+    """
+
+    image: Image
+    companions: dict[str, Image] = field(default_factory=dict)
+    scan: RawScan | None = None
+
+
 def reconstruct(
     scan: RawScan,
     settings: Settings = DEFAULT,
@@ -76,6 +91,21 @@ def reconstruct(
     work: Path | None = None,
     progress: str | None = None,
 ) -> Image:
+    """Reconstruct a prepared scan into an image; arguments, result and errors of `reconstruct_all`."""
+    found = reconstruct_all(scan, settings, reference=reference, seed=seed, device=device, work=work, progress=progress)
+    return found.image
+
+
+def reconstruct_all(
+    scan: RawScan,
+    settings: Settings = DEFAULT,
+    *,
+    reference: RawScan | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    work: Path | None = None,
+    progress: str | None = None,
+) -> Reconstruction:
     """Reconstruct a prepared scan into a complex image volume with its place in the patient.
 
     Args:
@@ -91,15 +121,22 @@ def reconstruct(
     Returns:
         Image with complex64 data (slice, y, x), or (z, y, x) for 3-D scans, of the header's reconstruction matrix.
         RSS images are real and non-negative. Values keep the scale of the (whitened) k-space under an orthonormal
-        Fourier transform.
+        Fourier transform. With a trained method also its companions, the classical image among them.
 
     Raises:
         InputError: no calibration region for coil maps, no signal in it, a reference of other slices, or settings
-            that do not fit the scan.
+            that do not fit the scan; for a trained method also no weights, or a scan far outside the model card.
     """
     if reference is not None:
         _require_same_slices(scan, reference)
-    store = checkpoint.Store.open(work, scan, settings, reference, seed, torch.device(device).type)
+    model = None
+    if settings.method in TRAINED:
+        from medical.reconstruction import trained
+
+        model = trained.load_model(settings.method, settings.weights, device=device)
+        scan = trained.fitted(scan, model, settings)
+    model_hash = None if model is None else model.sha256
+    store = checkpoint.Store.open(work, scan, settings, reference, seed, torch.device(device).type, model_hash)
     results = []
     for index in tracked(range(scan.slices), progress):
         result = store.load(index)
@@ -107,7 +144,14 @@ def reconstruct(
             against = None if reference is None else one_slice(reference, index)
             generator = torch.Generator().manual_seed(seed + index)
             part = one_slice(scan, index)
-            result = reconstruct_slice(part, settings, reference=against, generator=generator, device=device)
+            if model is None:
+                result = reconstruct_slice(part, settings, reference=against, generator=generator, device=device)
+            else:
+                from medical.reconstruction.trusted import reconstruct_trained
+
+                result = reconstruct_trained(
+                    part, settings, model, reference=against, generator=generator, device=device
+                )
             store.save(index, result)
         results.append(result)
     if all(result.support == 0 for result in results):
@@ -117,21 +161,40 @@ def reconstruct(
             expected="an object in the field of view",
             fix="Reconstruct with method rss to see what the scan holds.",
         )
-    data = torch.cat([result.image for result in results])
     geometry = recon_geometry(scan)
     volumetric = len(scan.encoded_matrix) == 3 or (scan.trajectory is not None and scan.trajectory.shape[-1] == 3)
     provenance = _provenance(scan, settings, results, seed)
     if reference is not None:
         provenance["body_coil"] = base_name(reference.source)
         provenance["warnings"] += tuple(f"Body-coil scan: {text}" for text in reference.warnings)
-    return Image.placed(
-        data,
-        geometry,
-        fov_mm=geometry.fov_mm,
-        volumetric=volumetric,
-        provenance=provenance,
-        phase_encoding=scan.phase_encoding if scan.is_cartesian else "",
-    )
+    if model is not None:
+        provenance["model"] = {"sha256": model.sha256, **model.card.model_dump(exclude={"network"})}
+
+    def placed(volumes: list[Tensor], facts: dict[str, Any]) -> Image:
+        return Image.placed(
+            torch.cat(volumes),
+            geometry,
+            fov_mm=geometry.fov_mm,
+            volumetric=volumetric,
+            provenance=facts,
+            phase_encoding=scan.phase_encoding if scan.is_cartesian else "",
+        )
+
+    companions = {
+        name: placed([result.companions[name] for result in results], _of_companion(name, provenance, settings))
+        for name in results[0].companions
+    }
+    return Reconstruction(placed([result.image for result in results], provenance), companions, scan)
+
+
+def _of_companion(name: str, provenance: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the provenance of a companion: that of the scan, without what belongs to the trained image."""
+    own = {"residual", "residual_expected", "residual_by_slice", "residual_expected_by_slice", "trust", "consistency"}
+    facts = {key: value for key, value in provenance.items() if key not in own}
+    if name == "classical":
+        return {**facts, "method": settings.classical, "parameters": {}, "model": None}
+    units = {"unmeasured": provenance["units"], "unexplained": provenance["units"], "disagreement": "1 - correlation"}
+    return {**facts, "method": f"{name} part of {settings.method}", "units": units[name]}
 
 
 def _require_same_slices(scan: RawScan, reference: RawScan) -> None:
@@ -195,9 +258,26 @@ def _provenance(scan: RawScan, settings: Settings, results: list[SliceResult], s
     energies = [(result.residual_energy, result.data_energy, result.noise_energy) for result in results]
     ratios = [_residual(*energy, white=white) for energy in (*energies, tuple(map(sum, zip(*energies, strict=True))))]
     facts["residual"], facts["residual_expected"] = ratios.pop()
+    if results[0].trust:
+        facts |= _trust(results, white=white)
     if len(results) > 1:
         facts["residual_by_slice"] = [residual for residual, _ in ratios]
         facts["residual_expected_by_slice"] = [expected for _, expected in ratios] if white else None
+    return facts
+
+
+def _trust(results: list[SliceResult], *, white: bool) -> dict[str, Any]:
+    """Return the numbers of each slice, and for known noise where its residual lies among chi-square variables."""
+    from medical.reconstruction.quality.consistency import chi_square
+
+    names = [name for name in results[0].trust if name not in ("samples", "unknowns")]
+    facts: dict[str, Any] = {"trust": {name: [result.trust.get(name) for result in results] for name in names}}
+    if white:
+        judged = [
+            chi_square(result.residual_energy, int(result.trust["samples"]), int(result.trust["unknowns"]))
+            for result in results
+        ]
+        facts["consistency"] = [{**asdict(found), "verdict": found.verdict} for found in judged]
     return facts
 
 

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-Method = Literal["rss", "sense", "wavelet", "tv"]
+Method = Literal["rss", "sense", "wavelet", "tv", "no-varnet", "varnet", "modl"]
+TRAINED: tuple[Method, ...] = ("no-varnet", "varnet", "modl")
 PartialFourier = Literal["zero", "homodyne", "pocs"]
 
 
@@ -15,7 +16,7 @@ class Settings(BaseModel):
 
     Attributes:
         method: "rss" (root sum of squares of the zero-filled coil images), "sense" (CG-SENSE), "wavelet" (L1-wavelet
-            compressed sensing) or "tv" (total variation).
+            compressed sensing), "tv" (total variation), or a trained network: "no-varnet", "varnet", "modl".
         whiten: decorrelate the coils with the noise scan, if the file has one.
         virtual_coils: compress the coils to this many; None keeps all.
         compression: "scc" (one matrix for all readout positions) or "gcc" (one per readout position).
@@ -24,7 +25,11 @@ class Settings(BaseModel):
         lamda: regularisation weight, the number of BART's `pics -R`; None takes 0.3 noise standard deviations
             for "wavelet" and "tv" of prewhitened data, and else 0.002 (0.005 for "sense").
         iterations: None takes the method's own.
-        partial_fourier: "zero" (fill with zeros), "homodyne" or "pocs".
+        partial_fourier: "zero" (fill with zeros; a trained network fills by itself), "homodyne" or "pocs".
+        weights: of the trained network, by name or path; None takes the packaged ones.
+        force: run a trained network on a scan far outside its model card.
+        hard_consistency: end a trained method with hard data consistency.
+        classical: the method whose image is shown beside that of a trained one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,3 +43,7 @@ class Settings(BaseModel):
     lamda: PositiveFloat | None = None
     iterations: PositiveInt | None = None
     partial_fourier: PartialFourier = "zero"
+    weights: str | None = None
+    force: bool = False
+    hard_consistency: bool = False
+    classical: Literal["sense", "wavelet", "tv"] = "wavelet"

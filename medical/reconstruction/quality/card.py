@@ -80,14 +80,19 @@ def card_path(weights: Path) -> Path:
     return weights.with_suffix(".json")
 
 
-def read_card(weights: Path) -> ModelCard:
-    """Read the card beside a weights file.
+def read_card(weights: Path, embedded: str | None = None) -> ModelCard:
+    """Read the card beside a weights file, or the one inside it where no file lies beside.
+
+    Args:
+        weights: the .safetensors file.
+        embedded: JSON from the header of the weights.
 
     Raises:
         InputError: there is none, or it is no card; a model of unknown domain is not run.
     """
     path = card_path(weights)
-    if not path.is_file():
+    beside = path.is_file()
+    if not beside and embedded is None:
         raise InputError(
             path,
             found="no model card",
@@ -95,7 +100,7 @@ def read_card(weights: Path) -> ModelCard:
             fix="Write one; docs/mri_learned.md has its keys.",
         )
     try:
-        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
+        return ModelCard.model_validate_json(path.read_text(encoding="utf-8") if beside else embedded or "")
     except (ValidationError, UnicodeDecodeError) as error:
         if isinstance(error, ValidationError):
             first = error.errors()[0]

@@ -86,18 +86,16 @@ def facts_of(
 def signal_to_noise(kspace: Tensor, mask: Tensor) -> float:
     """Return the mean signal of the object in noise standard deviations of a full scan, of prewhitened k-space.
 
-    The root sum of squares of the images of the fully sampled centre (at most 32 samples a side), less its noise, over
-    pixels of more than a fifth of its largest value.
+    The mean of the root sum of squares of the images of the fully sampled centre, over the pixels above a tenth of its
+    99th percentile. Noise adds to it where the signal is low. `medical.training.card` measures training data alike.
     """
-    height, width = (min(n, 32) for n in calibration_extent(mask))
+    height, width = calibration_extent(mask)
     ny, nx = mask.shape
     window = torch.zeros_like(mask)
-    window[
-        ny // 2 - height // 2 : ny // 2 - height // 2 + height, nx // 2 - width // 2 : nx // 2 - width // 2 + width
-    ] = True
-    energy = ifft_centred(kspace * window).abs().square().sum(0) - len(kspace) * window.sum() / window.numel()
-    signal = energy.clamp_min(0).sqrt()
-    return float(signal[signal > 0.2 * signal.max()].mean()) if bool(signal.any()) else 0.0
+    top, left = ny // 2 - height // 2, nx // 2 - width // 2
+    window[top : top + height, left : left + width] = True
+    low = ifft_centred(kspace * window).abs().square().sum(0).sqrt()
+    return float(low[low >= 0.1 * low.quantile(0.99)].mean())
 
 
 def contrast_of(header: dict[str, Any]) -> str | None:

@@ -1,0 +1,119 @@
+"""A slice through a trained network, with everything that says how far to trust it.
+
+| companion     | what it is                                                                                     |
+| ------------- | ---------------------------------------------------------------------------------------------- |
+| classical     | complex image of the same data by a classical method                                           |
+| unmeasured    | magnitude of the part of the image that the data do not determine (`quality.null_space`)       |
+| unexplained   | magnitude of the back-projected residual, A^H (y - A x)                                        |
+| disagreement  | 1 - ring correlation with the classical image, patch by patch (2-D slices)                     |
+
+| number               | what it is                                                                             |
+| -------------------- | -------------------------------------------------------------------------------------- |
+| unmeasured_fraction  | ||unmeasured|| / ||image||                                                             |
+| classical_nrmse      | NRMSE between the two magnitudes after the best scalar                                 |
+| lowest_agreement     | smallest value of the agreement map                                                    |
+| samples, unknowns    | of the chi-square range of the residual                                                |
+
+All are on the pixels of the result. A x uses the network's own coil maps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medical import metrics
+from medical.reconstruction.least_squares import SENSE_LAMDA
+from medical.reconstruction.methods import SliceResult, fill_partial_fourier, reconstruct_slice, volume_of
+from medical.reconstruction.operators import CartesianSense
+from medical.reconstruction.preprocess import crop_to_recon, is_white
+from medical.reconstruction.quality.consistency import consistent_image, residual_map
+from medical.reconstruction.quality.null_space import split
+from medical.reconstruction.quality.ring_correlation import agreement_map
+from medical.reconstruction.raw import RawScan
+from medical.reconstruction.settings import Settings
+from medical.reconstruction.trained import TrainedModel, network_image
+
+SPLIT_ITERATIONS = 30
+MAPS = ("unmeasured", "unexplained", "disagreement")
+
+
+def reconstruct_trained(
+    scan: RawScan,
+    settings: Settings,
+    model: TrainedModel,
+    *,
+    reference: RawScan | None = None,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+) -> SliceResult:
+    """Reconstruct a scan of one slice (or slab) by a trained network onto the protocol's matrix and field of view.
+
+    Args:
+        scan: `trained.fitted` to the model, with one slice.
+        settings: a trained method, and the classical one to show beside it.
+        model: the network.
+        reference: body-coil scan for the coil maps of the classical image.
+        generator: of the classical method.
+        device: where to compute.
+
+    Raises:
+        InputError: no calibration region, or a plane that does not fit the device's memory.
+    """
+    classical_settings = settings.model_copy(update={"method": settings.classical, "lamda": None, "iterations": None})
+    classical = reconstruct_slice(scan, classical_settings, reference=reference, generator=generator, device=device)
+    image, maps = (found.to(device) for found in network_image(scan, model))
+    operator, data = CartesianSense(maps, scan.mask.to(device)), scan.kspace.to(device)
+    history = [f"Image by the trained network {model.card.name} (sha256 {model.sha256[:16]})."]
+    if settings.hard_consistency:
+        image = consistent_image(operator, data, image)
+        history.append("Ended with hard data consistency.")
+    unexplained = residual_map(operator, data, image)
+    lamda = _relative_noise(image) if is_white(scan) else SENSE_LAMDA
+    parts = split(operator, image, lamda=lamda, iterations=SPLIT_ITERATIONS)
+    residual = float((operator(image) - data).norm()) ** 2
+    samples = int(scan.mask.sum()) * scan.coils
+    trust = {"unmeasured_fraction": parts.fraction, "samples": samples, "unknowns": image[0, 0].numel()}
+    history.append(_meaning(lamda, parts.fraction, white=is_white(scan)))
+    filled: tuple[str, ...] = ()
+    if settings.partial_fourier != "zero":  # the network has filled what it was not given
+        image, filled, _ = fill_partial_fourier(image, scan, settings)
+    result = _on_protocol(image, scan)
+    companions = {
+        "classical": classical.image,
+        "unmeasured": _on_protocol(parts.unmeasured, scan).abs(),
+        "unexplained": _on_protocol(unexplained, scan).abs(),
+    }
+    if bool(classical.image.any()):
+        trust["classical_nrmse"] = metrics.nrmse_best_scalar(classical.image, result)
+    if len(result) == 1:
+        agreement = agreement_map(result[0], classical.image[0])
+        companions["disagreement"] = 1 - agreement[None]
+        trust["lowest_agreement"] = float(agreement.min())
+    return SliceResult(
+        result,
+        {"model": model.card.name, "hard_consistency": settings.hard_consistency, "classical": settings.classical},
+        residual_energy=residual,
+        data_energy=float(data.norm()) ** 2,
+        noise_energy=float(samples),
+        history=(*history, *filled),
+        companions=companions,
+        trust=trust,
+    )
+
+
+def _on_protocol(image: Tensor, scan: RawScan) -> Tensor:
+    """Crop (1, 1, *encodes) to the protocol: (1, y, x) or (z, y, x)."""
+    return volume_of(crop_to_recon(image[:, 0], scan)[0])
+
+
+def _relative_noise(image: Tensor) -> float:
+    """Return s^-2 of whitened data: the inverse mean energy of the pixels above a tenth of the largest magnitude."""
+    energy = image.abs().square()
+    inside = energy > 0.01 * energy.max()
+    return 1 / max(float(energy[inside].mean()), 1e-12) if bool(inside.any()) else 1.0
+
+
+def _meaning(lamda: float, fraction: float, *, white: bool) -> str:
+    level = f"at the scan's noise (s^-2 = {lamda:.3g})" if white else f"with the weight {lamda:.3g}, the noise unknown"
+    return f"{100 * fraction:.1f} % of the image's amplitude is not determined by the data {level}."

@@ -1,0 +1,258 @@
+"""Trained networks in the pipeline: from raw data to image, companions, provenance and report, and the gate before it.
+
+The networks have random weights that do something; what is tested is everything around them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from medical import reconstruction as mri
+from medical.images import Geometry
+from medical.reconstruction import trained
+from medical.reconstruction.formats.ismrmrd_writer import write_ismrmrd
+from medical.reconstruction.fourier import fft_centred, ifft_centred
+from medical.reconstruction.learned.build import network_from_data
+from medical.reconstruction.pipeline import one_slice, reconstruct_all
+from medical.reconstruction.settings import Settings
+from medical.reconstruction.trusted import reconstruct_trained
+from shared.errors import InputError
+from shared.weights import sha256
+from tests.medical.reconstruction.phantom import coil_maps, every_nth_line, head, scan
+from tests.medical.reconstruction.scans import scan_of
+from tests.medical.reconstruction.test_cli import assert_one_clear_line, fewstep
+
+SMALL = {"cascades": 2, "channels": 4, "pools": 2, "sensitivity_channels": 4, "sensitivity_pools": 2}
+NETWORKS = {
+    "varnet": {"name": "varnet", **SMALL},
+    "no-varnet": {"name": "no_varnet", **SMALL, "radius_mm": 10.0, "kspace_channels": 4, "kspace_pools": 2},
+}
+DOMAIN = {
+    "patterns": ["equispaced", "magic"],
+    "acceleration": [1.5, 5],
+    "coils": [2, 6],
+    "matrix": [32, 96],
+    "spacing_mm": [0.5, 5],
+    "fov_mm": [32, 400],
+    "calibration": [8, 40],
+}
+
+
+def random_weights(folder: Path, method: str = "varnet", domain: dict | None = None, seed: int = 0) -> Path:
+    """A network whose refinements are random but small, saved with a card as training saves it."""
+    network = network_from_data(NETWORKS[method])
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        key: value + 0.02 * torch.randn(value.shape, generator=generator) if value.dim() > 1 else value
+        for key, value in network.state_dict().items()
+    }
+    path = folder / f"{method}.safetensors"
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+    card = {"name": f"test/{method}", "method": method, "network": NETWORKS[method], "simulated": True}
+    card |= {"trained_on": DOMAIN if domain is None else domain, "data": "none: random weights"}
+    path.with_suffix(".json").write_text(json.dumps(card))
+    return path
+
+
+def white_scan(shape=(48, 40), coils=4, slices=1, acceleration=3, calibration=16, level=30.0):
+    """A head scanned with unit noise and its noise scan, 4 mm pixels."""
+    kspace = torch.cat(
+        [
+            scan(
+                level * (1 + z) * head(shape),
+                coil_maps(shape, coils),
+                every_nth_line(shape, acceleration, calibration),
+                1.0,
+                z,
+            )
+            for z in range(slices)
+        ]
+    )
+    mask = every_nth_line(shape, acceleration, calibration).expand(slices, *shape).clone()
+    noise = torch.randn(coils, 20000, dtype=torch.complex64, generator=torch.Generator().manual_seed(9))
+    fov = (4.0 * shape[1], 4.0 * shape[0], 5.0)
+    geometry = Geometry(fov, positions_mm=tuple((0.0, 0.0, 5.0 * z) for z in range(slices)))
+    facts = {"geometry": geometry, "recon_fov_mm": fov, "noise": noise, "simulated": True}
+    return scan_of(kspace.to(torch.complex64), mask, **facts)
+
+
+@pytest.mark.parametrize("method", ["varnet", "no-varnet"])
+def test_the_pipeline_gives_the_networks_own_image_in_place_with_its_companions(tmp_path, method):
+    weights = random_weights(tmp_path, method)
+    settings = Settings(method=method, weights=str(weights), classical="sense")
+    raw = white_scan(slices=2)
+    found = reconstruct_all(raw, settings)
+    network = trained.load_model(method, str(weights)).network
+    box = torch.zeros_like(raw.mask)
+    box[:, 16:32] = True
+    with torch.inference_mode():
+        expected = network(raw.kspace, raw.mask, box, (4.0, 4.0)).image
+    torch.testing.assert_close(found.image.data, expected, rtol=1e-4, atol=1e-3)
+    classical = mri.reconstruct(raw, Settings(method="sense"))
+    torch.testing.assert_close(found.companions["classical"].data, classical.data)
+    assert set(found.companions) == {"classical", "unmeasured", "unexplained", "disagreement"}
+    for image in found.companions.values():
+        np.testing.assert_array_equal(image.affine, found.image.affine)
+        assert image.data.shape == found.image.data.shape
+    facts = found.image.provenance
+    assert facts["model"]["sha256"] == sha256(weights)
+    assert facts["model"]["name"] == f"test/{method}"
+    assert len(facts["consistency"]) == len(facts["trust"]["unmeasured_fraction"]) == 2
+    assert found.companions["classical"].provenance["method"] == "sense"
+    assert "consistency" not in found.companions["classical"].provenance
+    assert facts["warnings"] == ()
+
+
+def test_the_residual_is_that_of_the_networks_image_and_maps_and_hard_consistency_removes_it(tmp_path):
+    weights = random_weights(tmp_path)
+    raw = white_scan()
+    model = trained.load_model("varnet", str(weights))
+    image, maps = trained.network_image(raw, model)
+    energy = float(((fft_centred(maps[:, 0] * image) - raw.kspace) * raw.mask[:, None]).norm()) ** 2
+    generator = torch.Generator().manual_seed(0)
+    plain = reconstruct_trained(raw, Settings(method="varnet"), model, generator=generator)
+    assert plain.residual_energy == pytest.approx(energy, rel=1e-4)
+    hard = reconstruct_trained(raw, Settings(method="varnet", hard_consistency=True), model, generator=generator)
+    assert hard.residual_energy < 0.5 * plain.residual_energy
+    assert not torch.equal(hard.image, plain.image)
+
+
+def test_coils_beyond_the_card_are_compressed_and_odd_sizes_crop_like_classical_ones(tmp_path):
+    weights = random_weights(tmp_path)
+    raw = white_scan((51, 45), coils=9)
+    raw = replace(raw, recon_matrix=(1, 41, 45), recon_fov_mm=(180.0, 164.0, 5.0))
+    found = reconstruct_all(raw, Settings(method="varnet", weights=str(weights)))
+    assert found.image.data.shape == (1, 41, 45)
+    assert any("compressed from 9 to 6" in step for step in found.image.provenance["history"])
+    classical = mri.reconstruct(raw, Settings(method="wavelet"))
+    np.testing.assert_allclose(found.image.affine, classical.affine)
+    correlation = torch.corrcoef(torch.stack([x.abs().flatten() for x in (found.image.data, classical.data)]))[0, 1]
+    assert float(correlation) > 0.9, "the untrained network starts at the zero-filled image, on the same pixels"
+
+
+@pytest.mark.parametrize("axis", [-3, -1])
+def test_a_slab_becomes_planes_along_the_axis_without_gaps(tmp_path, axis):
+    """Every plane of the slab must equal the plane scanned alone, whatever axis it is transformed along."""
+    shape, coils = (10, 36, 32), 3
+    maps, image = coil_maps(shape, coils), 30 * head(shape)
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[:, ::3] = True
+    mask[:, 12:24] = True
+    if axis == -1:
+        mask[::2] = False
+        mask[2:8, 12:24] = True
+    raw = scan_of(scan(image, maps, mask, 0.1).to(torch.complex64), mask[None])
+    weights = random_weights(tmp_path, domain={"coils": [1, 8]})
+    model = trained.load_model("varnet", str(weights))
+    found, found_maps = trained.network_image(raw, model)
+    assert found.shape == (1, 1, *shape)
+    assert found_maps.shape == (1, 1, coils, *shape)
+    plane = 4
+    planes = ifft_centred(raw.kspace[0], (axis,)).movedim(axis, 0)[plane]
+    alone = scan_of(planes[None], mask.any(axis)[None])
+    expected, _ = trained.network_image(alone, model)
+    torch.testing.assert_close(found[0, 0].movedim(axis, 0)[plane], expected[0, 0], rtol=1e-3, atol=1e-3)
+
+
+def test_separate_calibration_lines_enter_k_space_where_it_has_none(tmp_path):
+    raw = white_scan()
+    block = raw.kspace[:, :, 16:32].clone()
+    mask = torch.zeros_like(raw.mask)
+    mask[:, ::3] = True
+    apart = replace(raw, kspace=raw.kspace * mask[:, None], mask=mask, calibration=block)
+    model = trained.load_model("varnet", str(random_weights(tmp_path)))
+    together = trained.fitted(apart, model, Settings(method="varnet"))
+    assert torch.equal(together.kspace, raw.kspace)
+    assert torch.equal(together.mask, raw.mask)
+    assert any("Separate calibration" in text for text in together.warnings)
+
+
+def test_a_scan_far_outside_the_card_is_refused_before_any_work_and_forced_with_a_warning(tmp_path):
+    weights = random_weights(tmp_path, domain={**DOMAIN, "patterns": ["poisson"]})
+    settings = Settings(method="varnet", weights=str(weights))
+    with pytest.raises(InputError, match="far outside its training"):
+        mri.reconstruct(white_scan(), settings)
+    forced = mri.reconstruct(white_scan(), settings.model_copy(update={"force": True}))
+    assert any("FORCED" in text for text in forced.provenance["warnings"])
+
+
+def test_an_interrupted_trained_run_resumes_with_companions_and_other_weights_start_anew(tmp_path):
+    raw = white_scan(slices=2)
+    settings = Settings(method="varnet", weights=str(random_weights(tmp_path)), classical="sense")
+    whole = reconstruct_all(raw, settings, work=tmp_path / "work")
+    again = reconstruct_all(raw, settings, work=tmp_path / "work")
+    assert torch.equal(again.image.data, whole.image.data)
+    for name, image in whole.companions.items():
+        assert torch.equal(again.companions[name].data, image.data)
+    assert again.image.provenance == whole.image.provenance
+    random_weights(tmp_path, seed=1)
+    other = reconstruct_all(raw, settings, work=tmp_path / "work")
+    assert not torch.equal(other.image.data, whole.image.data)
+
+
+def test_the_command_writes_both_images_maps_report_and_says_which_network(tmp_path):
+    weights = random_weights(tmp_path)
+    source = write_ismrmrd(tmp_path / "scan.h5", white_scan())
+    out, page = tmp_path / "brain.nii.gz", tmp_path / "brain.html"
+    words = ["mri", "reconstruct", source, "--method", "varnet", "--weights", weights]
+    done = fewstep(*words, "-o", out, "--report", page, "--trust-maps", "--classical", "sense")
+    assert done.returncode == 0, done.stderr
+    told = {Path(line).name for line in done.stdout.split()}
+    names = {
+        f"brain{part}{end}"
+        for part in ("", "_classical", "_unmeasured", "_unexplained", "_disagreement")
+        for end in (".nii.gz", ".json")
+    }
+    assert told == names | {"brain.html", "brain.report.json"}
+    facts = json.loads((tmp_path / "brain.json").read_text())
+    assert facts["model"]["sha256"] == sha256(weights)
+    assert facts["consistency"][0]["verdict"] in ("consistent", "unexplained data", "fits noise")
+    assert json.loads((tmp_path / "brain_classical.json").read_text())["method"] == "sense"
+    text = page.read_text()
+    assert text.count("<img") >= 7
+    assert "Classical image of the same data: sense" in text
+    assert sha256(weights) in text
+    classical = nibabel.load(tmp_path / "brain_classical.nii.gz")
+    assert classical.shape == nibabel.load(out).shape
+
+
+def test_dicom_names_the_network_its_hash_and_what_it_was_trained_on(tmp_path):
+    weights = random_weights(tmp_path)
+    image = mri.reconstruct(white_scan(), Settings(method="varnet", weights=str(weights)))
+    mri.write(image, tmp_path / "brain.dcm")
+    comments = pydicom.dcmread(tmp_path / "brain.dcm").ImageComments
+    for word in ("test/varnet", sha256(weights), "simulated data", "NOT FOR DIAGNOSIS"):
+        assert word in comments
+
+
+def test_wrong_weights_are_one_clear_line(tmp_path):
+    source = write_ismrmrd(tmp_path / "scan.h5", white_scan())
+    weights = random_weights(tmp_path)
+    words = ["mri", "reconstruct", source, "-o", tmp_path / "out.nii", "--weights", weights, "--method"]
+    assert_one_clear_line(fewstep(*words, "no-varnet"), "varnet", "method")
+    card = weights.with_suffix(".json")
+    facts = json.loads(card.read_text())
+    card.write_text(json.dumps({**facts, "network": {**facts["network"], "channels": 6}}))
+    assert_one_clear_line(fewstep(*words, "varnet"), "card")
+    card.unlink()
+    assert_one_clear_line(fewstep(*words, "varnet"), "model card")
+    weights.write_bytes(b"nothing")
+    assert_one_clear_line(fewstep(*words, "varnet"), "safetensors")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_radial_scans_are_refused(tmp_path):
+    raw = one_slice(white_scan(), 0)
+    spokes = replace(raw, trajectory=torch.zeros(1, 48, 40, 2))
+    model = trained.load_model("varnet", str(random_weights(tmp_path)))
+    with pytest.raises(InputError, match="non-Cartesian"):
+        trained.fitted(spokes, model, Settings(method="varnet"))
