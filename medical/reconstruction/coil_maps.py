@@ -145,7 +145,7 @@ def espirit_hybrid(
     padded = _centred_pad(calibration, (*calibration.shape[-3:-1], matrix[-1]))
     hybrid = ifft_centred(padded, (-1,)).movedim(-1, 0)
     # One reference for all positions keeps the phase continuous along x.
-    reference = _principal_coil(calibration, 3)
+    reference = principal_coil(calibration, 3)
     found, eigenvalues = espirit(hybrid, matrix[:2], kernel_size=kernel_size, threshold=threshold, crop=crop, maps=maps)
     found, eigenvalues = found.movedim(0, -1), eigenvalues.movedim(0, -1)
     return _rotate(found, reference, 3), eigenvalues
@@ -169,7 +169,7 @@ def _espirit_slice(
             pixels, start.reshape(coils, -1)[:, block], maps, 0.75 * crop
         )
         first = block.stop
-    found = _rotate(found.reshape(maps, coils, *matrix), _principal_coil(calibration, len(matrix)), len(matrix))
+    found = _rotate(found.reshape(maps, coils, *matrix), principal_coil(calibration, len(matrix)), len(matrix))
     eigenvalues = eigenvalues.reshape(maps, *matrix)
     return found * (eigenvalues >= crop)[:, None], eigenvalues
 
@@ -303,8 +303,13 @@ def _orthonormalise(vectors: Tensor) -> Tensor:
     return torch.stack(norms)
 
 
-def _principal_coil(calibration: Tensor, ndim: int) -> Tensor:
-    """Combination u (..., coil) of the coils that holds most calibration energy: u^H (sum y y^H) u is largest."""
+def principal_coil(calibration: Tensor, ndim: int) -> Tensor:
+    r"""Return the combination u (..., coil) that holds most calibration energy: u^H (sum y y^H) u is largest.
+
+    Args:
+        calibration: complex (..., coil, \*box).
+        ndim: number of axes of the box.
+    """
     samples = calibration.flatten(-ndim)
     combination = torch.linalg.eigh(samples @ samples.mH)[1][..., -1]
     largest = combination.gather(-1, combination.abs().argmax(-1, keepdim=True))

@@ -7,20 +7,23 @@ from typing import Any
 
 from torch import nn
 
+from medical.reconstruction.learned.backbones import BACKBONES
 from medical.reconstruction.learned.configs import (
     NAMES,
     SMALL,
+    MoDLConfig,
     NetworkConfig,
     NOVarNetConfig,
+    OperatorConfig,
     VarNetConfig,
 )
 from medical.reconstruction.learned.disco import PolarBasis
+from medical.reconstruction.learned.modl import ConvolutionStack, MoDL
 from medical.reconstruction.learned.no_varnet import FillingOperator
-from medical.reconstruction.learned.normalise import ComplexNetwork
+from medical.reconstruction.learned.normalise import ComplexNetwork, ImageNetwork
 from medical.reconstruction.learned.sensitivity import SensitivityNetwork
 from medical.reconstruction.learned.udno import udno
 from medical.reconstruction.learned.unet import unet
-from medical.reconstruction.learned.ushaped import UShaped
 from medical.reconstruction.learned.varnet import UnrolledNetwork
 from shared.errors import InputError
 
@@ -28,11 +31,21 @@ from shared.errors import InputError
 def build(config: NetworkConfig) -> nn.Module:
     """Return an untrained network, `forward(kspace, mask, calibration, spacing) -> LearnedOutput`.
 
-    Its refinements start at zero: before training it gives the zero-filled image with classical coil maps.
+    Its refinements start at zero: an untrained one gives the classical image of its kind with classical coil maps.
+
+    Raises:
+        InputError: an unknown backbone.
+        MissingExtra: a backbone whose package is not installed.
     """
-    if isinstance(config, VarNetConfig):
-        return _varnet(config)
-    return _no_varnet(config)
+    match config:
+        case VarNetConfig():
+            return _varnet(config)
+        case NOVarNetConfig():
+            return _no_varnet(config)
+        case MoDLConfig():
+            return _modl(config)
+        case OperatorConfig():
+            return _operator_network(config)
 
 
 def network_from_data(data: Mapping[str, Any]) -> nn.Module:
@@ -56,10 +69,8 @@ def config_from_data(data: Mapping[str, Any]) -> NetworkConfig:
             "network", found=f"name {name!r}", expected=f"one of {', '.join(NAMES)}", fix="Correct the name."
         )
     preset = values.pop("preset", None)
-    if preset not in (None, "small") or (preset and name not in SMALL):
-        raise InputError(
-            "network", found=f"preset {preset!r} of {name}", expected="small, or none", fix="Correct the preset."
-        )
+    if preset not in (None, "small"):
+        raise InputError("network", found=f"preset {preset!r}", expected="small, or none", fix="Correct the preset.")
     base = SMALL[name] if preset else NAMES[name]()
     return base.changed(values)
 
@@ -70,7 +81,7 @@ def config_to_data(config: NetworkConfig) -> dict[str, Any]:
     return {"name": name, **config.values()}
 
 
-def _sensitivity(network: UShaped) -> SensitivityNetwork:
+def _sensitivity(network: ImageNetwork) -> SensitivityNetwork:
     return SensitivityNetwork(ComplexNetwork(network, start_at_zero=True), residual=True)
 
 
@@ -106,4 +117,30 @@ def _no_varnet(config: NOVarNetConfig) -> UnrolledNetwork:
             for _ in range(config.cascades)
         ],
         FillingOperator(ComplexNetwork(kspace_network, start_at_zero=True)),
+    )
+
+
+def _modl(config: MoDLConfig) -> MoDL:
+    return MoDL(
+        _sensitivity(unet(2, 2, channels=config.sensitivity_channels, pools=config.sensitivity_pools)),
+        ComplexNetwork(ConvolutionStack(2, 2, channels=config.channels, layers=config.layers), start_at_zero=True),
+        steps=config.steps,
+        iterations=config.gradient_steps,
+    )
+
+
+def _operator_network(config: OperatorConfig) -> UnrolledNetwork:
+    if config.backbone not in BACKBONES:
+        raise InputError(
+            "backbone", found=repr(config.backbone), expected=f"one of {', '.join(BACKBONES)}", fix="Correct the name."
+        )
+    make = BACKBONES[config.backbone]
+    return UnrolledNetwork(
+        _sensitivity(unet(2, 2, channels=config.sensitivity_channels, pools=config.sensitivity_pools)),
+        [
+            ComplexNetwork(
+                make(2, 2, channels=config.channels, modes=config.modes, layers=config.layers), start_at_zero=True
+            )
+            for _ in range(config.cascades)
+        ],
     )

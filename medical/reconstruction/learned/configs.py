@@ -106,9 +106,58 @@ class NOVarNetConfig(_Config):
     dropout: float = 0.0
 
 
-NetworkConfig = VarNetConfig | NOVarNetConfig
+@dataclass(frozen=True)
+class MoDLConfig(_Config):
+    """MoDL (conjugate-gradient data consistency, one denoiser shared by all steps).
 
-NAMES: dict[str, type[VarNetConfig] | type[NOVarNetConfig]] = {"varnet": VarNetConfig, "no_varnet": NOVarNetConfig}
+    Attributes:
+        steps: number of alternations K.
+        layers: convolutions of the denoiser.
+        channels: of the denoiser's hidden layers.
+        gradient_steps: conjugate-gradient iterations of a data-consistency step.
+        sensitivity_channels: of the coil-map network.
+        sensitivity_pools: of the coil-map network.
+    """
+
+    steps: int = 5
+    layers: int = 5
+    channels: int = 64
+    gradient_steps: int = 8
+    sensitivity_channels: int = 8
+    sensitivity_pools: int = 4
+
+
+@dataclass(frozen=True)
+class OperatorConfig(_Config):
+    """The unrolled network with a Fourier or U-shaped neural operator for its image networks.
+
+    Attributes:
+        backbone: "fno" or "uno", an operator of the package `neuraloperator`.
+        cascades: number of unrolled steps.
+        channels: hidden channels of the operator.
+        modes: Fourier modes kept along each axis.
+        layers: of the operator.
+        sensitivity_channels: of the coil-map network (a U-Net).
+        sensitivity_pools: of the coil-map network.
+    """
+
+    backbone: str = "fno"
+    cascades: int = 6
+    channels: int = 32
+    modes: int = 24
+    layers: int = 4
+    sensitivity_channels: int = 8
+    sensitivity_pools: int = 4
+
+
+NetworkConfig = VarNetConfig | NOVarNetConfig | MoDLConfig | OperatorConfig
+
+NAMES: dict[str, type[VarNetConfig] | type[NOVarNetConfig] | type[MoDLConfig] | type[OperatorConfig]] = {
+    "varnet": VarNetConfig,
+    "no_varnet": NOVarNetConfig,
+    "modl": MoDLConfig,
+    "operator": OperatorConfig,
+}
 """The name of every kind of network in data."""
 
 SMALL: dict[str, NetworkConfig] = {
@@ -122,5 +171,7 @@ SMALL: dict[str, NetworkConfig] = {
         kspace_channels=8,
         kspace_pools=2,
     ),
+    "modl": MoDLConfig(channels=48, sensitivity_channels=4, sensitivity_pools=3),
+    "operator": OperatorConfig(channels=20, modes=16, layers=4, sensitivity_channels=4, sensitivity_pools=3),
 }
-"""Networks of equal size (1.35 and 1.32 million parameters) that train on a CPU."""
+"""Networks that train on a CPU; VarNet and NO-VarNet have equal size (1.35 and 1.32 million parameters)."""

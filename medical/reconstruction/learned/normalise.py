@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medical.reconstruction.learned.disco import Spacing
-from medical.reconstruction.learned.ushaped import UShaped
 
 Statistics = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -35,6 +34,20 @@ def magnitude(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(scale), scale
 
 
+class ImageNetwork(nn.Module):
+    """A real network on images: forward(x (B, in, H, W), spacing) -> (B, out, H, W).
+
+    Attributes:
+        pools: H and W must be multiples of 2^pools.
+    """
+
+    pools: int
+
+    def output_layer(self) -> nn.Module:
+        """Return the linear layer that makes the output."""
+        raise NotImplementedError
+
+
 class ComplexNetwork(nn.Module):
     """A network of two channels and more as a map of complex images: (N, H, W) to (N, H, W).
 
@@ -44,13 +57,14 @@ class ComplexNetwork(nn.Module):
         start_at_zero: make the last layer zero, so that training starts at the zero map (with `magnitude`).
     """
 
-    def __init__(self, network: UShaped, statistics: Statistics = magnitude, *, start_at_zero: bool = False) -> None:
+    def __init__(
+        self, network: ImageNetwork, statistics: Statistics = magnitude, *, start_at_zero: bool = False
+    ) -> None:
         super().__init__()
         self.network, self.statistics = network, statistics
         if start_at_zero:
-            nn.init.zeros_(network.last.weight)
-            if network.last.bias is not None:
-                nn.init.zeros_(network.last.bias)
+            for parameter in network.output_layer().parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, spacing: Spacing, extra: Tensor | None = None) -> Tensor:
         """Return the network's complex output.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from medical.reconstruction.coil_maps import principal_coil
 from medical.reconstruction.fourier import ifft_centred
 from medical.reconstruction.learned.disco import Spacing
 from medical.reconstruction.learned.normalise import ComplexNetwork
@@ -47,3 +48,19 @@ def unit_sum_of_squares(maps: Tensor) -> Tensor:
     """Return S / sqrt(sum_c |S_c|^2), zero where all coils are."""
     energy = torch.view_as_real(maps).square().sum((1, -1))[:, None]
     return maps * energy.clamp(min=torch.finfo(energy.dtype).tiny).rsqrt()
+
+
+def in_reference_phase(maps: Tensor, kspace: Tensor, calibration: Tensor) -> Tensor:
+    """Return the maps with the phase that ESPIRiT's have here: sum_c conj(u_c) S_c > 0, u the principal combination.
+
+    Estimated maps carry the phase of the image, which leaves an almost real image: easy for a network, but not what a
+    user of phase expects. The product S x does not change.
+
+    Args:
+        maps: complex (B, C, H, W).
+        kspace: complex (B, C, H, W).
+        calibration: bool (B, H, W).
+    """
+    principal = principal_coil((kspace * calibration[:, None]).detach(), 2)[..., None, None]
+    combined = (principal.conj() * maps.detach()).sum(1, keepdim=True)
+    return maps * torch.polar(torch.ones_like(combined.real), -combined.angle())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medical.reconstruction.learned.disco import Spacing
+from medical.reconstruction.learned.normalise import ImageNetwork
 
 Layer = Callable[[int, int, int], nn.Module]
 """A function (channels in, channels out, level) -> module with forward(x, spacing); level 0 is the finest grid."""
@@ -50,7 +51,7 @@ def activate(x: Tensor) -> Tensor:
     return functional.leaky_relu(functional.instance_norm(x), 0.2)
 
 
-class UShaped(nn.Module):
+class UShaped(ImageNetwork):
     """The U over (B, in_channels, H, W), H and W divisible by 2^pools.
 
     Args:
@@ -89,6 +90,10 @@ class UShaped(nn.Module):
         self.rise = nn.ModuleList(rise(widths[level + 1], widths[level], level) for level in levels)
         self.up = nn.ModuleList(block(2 * widths[level], widths[level], level) for level in levels)
         self.last = nn.Conv2d(channels, out_channels, kernel_size=1)
+
+    def output_layer(self) -> nn.Module:
+        """Return the 1 x 1 convolution."""
+        return self.last
 
     def forward(self, x: Tensor, spacing: Spacing) -> Tensor:
         """Return the output (B, out_channels, H, W) for pixels of size `spacing` (y, x)."""

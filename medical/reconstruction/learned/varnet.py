@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from medical.reconstruction.learned.disco import Spacing
 from medical.reconstruction.learned.normalise import ComplexNetwork
 from medical.reconstruction.learned.output import LearnedOutput, combine, expand, kspace_scale
-from medical.reconstruction.learned.sensitivity import SensitivityNetwork
+from medical.reconstruction.learned.sensitivity import SensitivityNetwork, in_reference_phase
 from shared.errors import InputError
 
 
@@ -84,6 +84,7 @@ class UnrolledNetwork(nn.Module):
         for cascade in self.cascades:
             k = cascade(k, measured, mask, coil_maps, spacing)
         k = k * scale
+        coil_maps = in_reference_phase(coil_maps, measured, calibration)
         return LearnedOutput(combine(k, coil_maps), coil_maps, k)
 
 
