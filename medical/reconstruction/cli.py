@@ -71,7 +71,7 @@ def reconstruct(
     method: Annotated[
         str | None,
         typer.Option(
-            help="rss, sense, wavelet, tv, or a trained network: no-varnet, varnet, modl. "
+            help="rss, sense, wavelet, tv; trained: no-varnet, varnet, modl, dds (diffusion posterior). "
             "Default: that of the configuration, wavelet."
         ),
     ] = None,
@@ -83,11 +83,13 @@ def reconstruct(
     lamda: Annotated[float | None, typer.Option("--lamda", help="Regularisation weight.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Iterations of the method.")] = None,
     partial_fourier: Annotated[str | None, typer.Option(help="zero, homodyne or pocs.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Posterior samples a slice, of dds.")] = None,
+    calls: Annotated[int | None, typer.Option(help="Network calls a sample, of dds.")] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Weights of the trained network, by name or path; a model card lies beside them.")
+        str | None, typer.Option(help="Weights of the trained model, by name or path; a model card lies beside them.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Run a trained network on a scan far outside its model card.")
+        bool, typer.Option("--force", help="Run a trained model on a scan far outside its model card.")
     ] = False,
     hard_consistency: Annotated[
         bool, typer.Option("--hard-consistency", help="End a trained method with hard data consistency.")
@@ -139,6 +141,8 @@ def reconstruct(
         "lamda": lamda,
         "iterations": iterations,
         "partial_fourier": partial_fourier,
+        "samples": samples,
+        "calls": calls,
         "weights": weights,
         "force": force or None,
         "hard_consistency": hard_consistency or None,

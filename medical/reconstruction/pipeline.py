@@ -133,7 +133,7 @@ def reconstruct_all(
     if settings.method in TRAINED:
         from medical.reconstruction import trained
 
-        model = trained.load_model(settings.method, settings.weights, device=device)
+        model = trained.load_model(settings, device)
         scan = trained.fitted(scan, model, settings)
     model_hash = None if model is None else model.sha256
     store = checkpoint.Store.open(work, scan, settings, reference, seed, torch.device(device).type, model_hash)
@@ -193,8 +193,8 @@ def _of_companion(name: str, provenance: dict[str, Any], settings: Settings) -> 
     facts = {key: value for key, value in provenance.items() if key not in own}
     if name == "classical":
         return {**facts, "method": settings.classical, "parameters": {}, "model": None}
-    units = {"unmeasured": provenance["units"], "unexplained": provenance["units"], "disagreement": "1 - correlation"}
-    return {**facts, "method": f"{name} part of {settings.method}", "units": units[name]}
+    units = "1 - correlation" if name == "disagreement" else provenance["units"]
+    return {**facts, "method": f"{name} of {settings.method}", "units": units}
 
 
 def _require_same_slices(scan: RawScan, reference: RawScan) -> None:

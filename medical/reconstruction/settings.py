@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-Method = Literal["rss", "sense", "wavelet", "tv", "no-varnet", "varnet", "modl"]
-TRAINED: tuple[Method, ...] = ("no-varnet", "varnet", "modl")
+Method = Literal["rss", "sense", "wavelet", "tv", "no-varnet", "varnet", "modl", "dds"]
+TRAINED: tuple[Method, ...] = ("no-varnet", "varnet", "modl", "dds")
 PartialFourier = Literal["zero", "homodyne", "pocs"]
 
 
@@ -16,7 +16,8 @@ class Settings(BaseModel):
 
     Attributes:
         method: "rss" (root sum of squares of the zero-filled coil images), "sense" (CG-SENSE), "wavelet" (L1-wavelet
-            compressed sensing), "tv" (total variation), or a trained network: "no-varnet", "varnet", "modl".
+            compressed sensing), "tv" (total variation), a trained network ("no-varnet", "varnet", "modl"), or
+            "dds" (samples of a diffusion posterior).
         whiten: decorrelate the coils with the noise scan, if the file has one.
         virtual_coils: compress the coils to this many; None keeps all.
         compression: "scc" (one matrix for all readout positions) or "gcc" (one per readout position).
@@ -26,8 +27,10 @@ class Settings(BaseModel):
             for "wavelet" and "tv" of prewhitened data, and else 0.002 (0.005 for "sense").
         iterations: None takes the method's own.
         partial_fourier: "zero" (fill with zeros; a trained network fills by itself), "homodyne" or "pocs".
-        weights: of the trained network, by name or path; None takes the packaged ones.
-        force: run a trained network on a scan far outside its model card.
+        samples: posterior samples that "dds" draws a slice, for their mean and their spread.
+        calls: network calls of each.
+        weights: of the trained model, by name or path; None takes the packaged ones.
+        force: run a trained model on a scan far outside its model card.
         hard_consistency: end a trained method with hard data consistency.
         classical: the method whose image is shown beside that of a trained one.
     """
@@ -43,6 +46,8 @@ class Settings(BaseModel):
     lamda: PositiveFloat | None = None
     iterations: PositiveInt | None = None
     partial_fourier: PartialFourier = "zero"
+    samples: int = Field(default=8, ge=2)
+    calls: PositiveInt = 20
     weights: str | None = None
     force: bool = False
     hard_consistency: bool = False

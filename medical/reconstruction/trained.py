@@ -1,67 +1,103 @@
-"""Trained networks on a scan: their weights and cards, the gate, and one plane of k-space after another.
+"""Trained models on a scan: their weights and cards, the gate, and one plane of k-space after another.
 
-A network sees what the classical methods see: prewhitened k-space without readout oversampling, on the encoded matrix.
+A model sees what the classical methods see: prewhitened k-space without readout oversampling, on the encoded matrix.
 Its image is cropped to the protocol by the same code. 3-D scans are transformed along an axis without gaps and become
 planes, so memory is that of one plane.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medical.reconstruction.coil_compression import compress_coils
+from medical.reconstruction.coil_maps import calibration_region, espirit
 from medical.reconstruction.fourier import ifft_centred
-from medical.reconstruction.preprocess import is_white
-from medical.reconstruction.quality.card import ModelCard, read_card
+from medical.reconstruction.methods import CALIBRATION_SIZE, METHODS
+from medical.reconstruction.preprocess import estimate_noise, is_white, prewhiten
+from medical.reconstruction.quality.card import Domain, ModelCard, card_path, read_card
 from medical.reconstruction.quality.domain import admit, facts_of
+from medical.reconstruction.quality.uncertainty import Uncertainty
 from medical.reconstruction.raw import RawScan
 from medical.reconstruction.settings import Settings
 from shared import weights
 from shared.errors import InputError
 
-DEFAULT_WEIGHTS = {"no-varnet": "medical/no_varnet", "varnet": "medical/varnet", "modl": "medical/modl"}
+DEFAULT_WEIGHTS = {
+    "no-varnet": "medical/no_varnet",
+    "varnet": "medical/varnet",
+    "modl": "medical/modl",
+    "dds": "medical/slice_prior",
+}
+
+
+@dataclass(frozen=True)
+class TrainedImages:
+    r"""What a model makes of a slice or slab, on the CPU.
+
+    Attributes:
+        image: complex64 (1, 1, \*encodes).
+        maps: complex64 (1, 1, coil, \*encodes), of unit norm or zero.
+        deviation: float32 (1, 1, \*encodes), standard deviation of posterior samples; None for a model of one image.
+    """
+
+    image: Tensor
+    maps: Tensor
+    deviation: Tensor | None = None
+
+
+PlaneModel = Callable[[Tensor, Tensor, tuple[float, float], torch.Generator], TrainedImages]
+"""(k-space (coil, y, x), mask (y, x), pixel size in mm (y, x), generator) -> images of one plane."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with its card.
+    """A model with its card.
 
     Attributes:
-        network: `forward(kspace, mask, calibration, spacing) -> LearnedOutput`, in evaluation mode.
+        run: reconstructs one plane.
         card: what it was trained on.
         sha256: of its weights file.
+        needs_noise: the noise must have variance 1, for a posterior.
     """
 
-    network: nn.Module
+    run: PlaneModel
     card: ModelCard
     sha256: str
+    needs_noise: bool = False
 
 
-def load_model(method: str, name: str | None = None, *, device: torch.device | str = "cpu") -> TrainedModel:
-    """Return the trained network of a method.
+def load_model(settings: Settings, device: torch.device | str = "cpu") -> TrainedModel:
+    """Return the model of a trained method.
 
     Args:
-        method: a key of `DEFAULT_WEIGHTS`.
-        name: weights by name or path; None takes the packaged ones of the method.
+        settings: the method, and `weights` by name or path; None takes the packaged ones.
         device: where to run it.
 
     Raises:
         InputError: no such weights, no card, a card of another method, or weights that do not fit their network.
     """
-    from medical.reconstruction.learned.build import network_from_data
-
-    stored = weights.load(DEFAULT_WEIGHTS[method] if name is None else name)
+    stored = weights.load(settings.weights or DEFAULT_WEIGHTS[settings.method])
+    if settings.method == "dds":
+        return _prior(stored, settings, device)
     card = read_card(stored.path, stored.metadata.get("card"))
-    if card.method != method:
+    if card.method != settings.method:
         raise InputError(
             stored.path,
             found=f"a model of the method {card.method}",
-            expected=method,
+            expected=settings.method,
             fix=f"Use --method {card.method}, or other weights.",
         )
+    return TrainedModel(_network(stored, card, device), card, stored.sha256)
+
+
+def _network(stored: weights.Weights, card: ModelCard, device: torch.device | str) -> PlaneModel:
+    from medical.reconstruction.learned.build import network_from_data
+    from medical.reconstruction.learned.calibration import calibration_box
+
     network = network_from_data(card.network)
     try:
         network.load_state_dict({key: value.float() for key, value in stored.tensors.items()})
@@ -72,13 +108,53 @@ def load_model(method: str, name: str | None = None, *, device: torch.device | s
             expected=f"those of {card.network.get('name')} as its card describes it",
             fix=f"Keep weights and card together ({str(error).splitlines()[-1].strip()[:160]})",
         ) from error
-    return TrainedModel(network.to(device).eval().requires_grad_(False), card, stored.sha256)
+    network.to(device).eval().requires_grad_(False)
+
+    def run(kspace: Tensor, mask: Tensor, spacing: tuple[float, float], generator: torch.Generator) -> TrainedImages:
+        batch = mask[None]
+        with torch.inference_mode():
+            found = network(kspace[None].to(device), batch.to(device), calibration_box(batch).to(device), spacing)
+        return TrainedImages(found.image.cpu()[None].clone(), found.coil_maps.cpu()[None].clone())
+
+    return run
+
+
+def _prior(stored: weights.Weights, settings: Settings, device: torch.device | str) -> TrainedModel:
+    """Return the diffusion posterior: independent samples, their mean as the image, their spread as the uncertainty."""
+    from medical.reconstruction.posterior.prior import load_prior
+    from medical.reconstruction.posterior.sampling import PosteriorSettings, sample_posterior
+
+    prior = load_prior(stored.path, device)
+    if card_path(stored.path).is_file():
+        card = read_card(stored.path)
+    else:
+        facts = prior.facts.training
+        known = {"matrix": (min(facts["matrix"]), max(facts["matrix"]))} if "matrix" in facts else {}
+        card = ModelCard(
+            name=settings.weights or DEFAULT_WEIGHTS["dds"],
+            method="dds",
+            trained_on=Domain.model_validate(known),
+            simulated=bool(facts.get("simulated")),
+        )
+    sampling = PosteriorSettings(samples=settings.samples, calls=settings.calls)
+
+    def run(kspace: Tensor, mask: Tensor, spacing: tuple[float, float], generator: torch.Generator) -> TrainedImages:
+        box = calibration_region(mask[None], size=CALIBRATION_SIZE)
+        maps = espirit(kspace[(slice(None), *box)], (mask.shape[0], mask.shape[1]), crop=METHODS["wavelet"].map_crop)[0]
+        drawn = sample_posterior(
+            kspace.to(device), mask.to(device), maps[0].to(device), prior, sampling, generator=generator
+        )
+        spread = Uncertainty.of(drawn.images.cpu())
+        return TrainedImages(spread.mean[None, None], maps[None], spread.standard_deviation[None, None])
+
+    return TrainedModel(run, card, stored.sha256, needs_noise=True)
 
 
 def fitted(scan: RawScan, model: TrainedModel, settings: Settings) -> RawScan:
     """Return the scan as the model takes it; what lies outside its card is among the warnings.
 
-    Separate calibration lines move into k-space, and more coils than the model was trained with are compressed.
+    Separate calibration lines move into k-space, and more coils than the model was trained with are compressed. For a
+    posterior the noise is estimated where it was not measured.
 
     Raises:
         InputError: a non-Cartesian scan, a 3-D scan with gaps along all axes, or one far outside the card without
@@ -92,6 +168,8 @@ def fitted(scan: RawScan, model: TrainedModel, settings: Settings) -> RawScan:
             fix="Use the method sense, wavelet or tv.",
         )
     scan = _calibration_inside(scan)
+    if model.needs_noise and not is_white(scan):
+        scan = prewhiten(estimate_noise(scan))
     trained = model.card.trained_on.coils
     if trained is not None and scan.coils > trained[1]:
         complete = bool((scan.mask.all(-1) | ~scan.mask.any(-1)).all())
@@ -104,38 +182,41 @@ def fitted(scan: RawScan, model: TrainedModel, settings: Settings) -> RawScan:
     return scan.after(text, *warnings)
 
 
-def network_image(scan: RawScan, model: TrainedModel) -> tuple[Tensor, Tensor]:
-    r"""Return the network's image (1, 1, \*encodes) and coil maps (1, 1, coil, \*encodes) of one slice, on the CPU.
+def images_of(scan: RawScan, model: TrainedModel, generator: torch.Generator) -> TrainedImages:
+    """Return the images of one slice, or of a slab put together from its planes.
 
-    A 3-D slab is put together from its planes.
+    Args:
+        scan: `fitted` to the model, with one slice.
+        model: the model.
+        generator: of a posterior.
 
     Raises:
         InputError: no fully sampled centre for the coil maps, or a plane that does not fit the device's memory.
     """
-    from medical.reconstruction.learned.calibration import calibration_box
-
     kspace, mask, spacing, axis = _planes(scan, 0)
-    device = next(model.network.parameters()).device
-    box = calibration_box(mask[None]).to(device)
-    images, maps = [], []
-    with torch.inference_mode():
-        for plane in kspace:
-            try:
-                found = model.network(plane[None].to(device), mask[None].to(device), box, spacing)
-            except torch.OutOfMemoryError as error:
-                raise InputError(
-                    scan.source,
-                    found=f"planes of {len(plane)} coils and {tuple(plane.shape[1:])} samples",
-                    expected="one that fits the memory of the device",
-                    fix="Compress the coils with --coils, or use --device cpu.",
-                ) from error
-            images.append(found.image.cpu())
-            maps.append(found.coil_maps.cpu())
+    planes = []
+    for plane in kspace:
+        try:
+            planes.append(model.run(plane, mask, spacing, generator))
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                scan.source,
+                found=f"planes of {len(plane)} coils and {tuple(plane.shape[1:])} samples",
+                expected="one that fits the memory of the device",
+                fix="Compress the coils with --coils, or use --device cpu.",
+            ) from error
     if axis is None:
-        return images[0][None].clone(), maps[0][None].clone()
-    # (plane, y, x) -> the plane's index back on its axis
-    image = torch.cat(images).movedim(0, axis)[None, None]
-    return image.clone(), torch.cat(maps).movedim(0, axis)[None, None].clone()
+        return planes[0]
+
+    def stacked(parts: list[Tensor]) -> Tensor:
+        return torch.stack(parts).movedim(0, axis)
+
+    deviations = [plane.deviation for plane in planes if plane.deviation is not None]
+    return TrainedImages(
+        stacked([plane.image for plane in planes]),
+        stacked([plane.maps for plane in planes]),
+        stacked(deviations) if deviations else None,
+    )
 
 
 def _planes(scan: RawScan, index: int) -> tuple[Tensor, Tensor, tuple[float, float], int | None]:

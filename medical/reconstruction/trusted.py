@@ -1,20 +1,22 @@
-"""A slice through a trained network, with everything that says how far to trust it.
+"""A slice through a trained model, with everything that says how far to trust it.
 
 | companion     | what it is                                                                                     |
 | ------------- | ---------------------------------------------------------------------------------------------- |
 | classical     | complex image of the same data by a classical method                                           |
 | unmeasured    | magnitude of the part of the image that the data do not determine (`quality.null_space`)       |
 | unexplained   | magnitude of the back-projected residual, A^H (y - A x)                                        |
+| uncertainty   | standard deviation of posterior samples, of methods that draw them                             |
 | disagreement  | 1 - ring correlation with the classical image, patch by patch (2-D slices)                     |
 
 | number               | what it is                                                                             |
 | -------------------- | -------------------------------------------------------------------------------------- |
 | unmeasured_fraction  | ||unmeasured|| / ||image||                                                             |
 | classical_nrmse      | NRMSE between the two magnitudes after the best scalar                                 |
+| relative_uncertainty | ||uncertainty|| / ||image||                                                            |
 | lowest_agreement     | smallest value of the agreement map                                                    |
 | samples, unknowns    | of the chi-square range of the residual                                                |
 
-All are on the pixels of the result. A x uses the network's own coil maps.
+All are on the pixels of the result. A x uses the coil maps of the model: a network's own, ESPIRiT's for a posterior.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ from medical.reconstruction.quality.null_space import split
 from medical.reconstruction.quality.ring_correlation import agreement_map
 from medical.reconstruction.raw import RawScan
 from medical.reconstruction.settings import Settings
-from medical.reconstruction.trained import TrainedModel, network_image
+from medical.reconstruction.trained import TrainedModel, images_of
 
 SPLIT_ITERATIONS = 30
-MAPS = ("unmeasured", "unexplained", "disagreement")
+MAPS = ("uncertainty", "unmeasured", "unexplained", "disagreement")
 
 
 def reconstruct_trained(
@@ -47,14 +49,14 @@ def reconstruct_trained(
     generator: torch.Generator,
     device: torch.device | str = "cpu",
 ) -> SliceResult:
-    """Reconstruct a scan of one slice (or slab) by a trained network onto the protocol's matrix and field of view.
+    """Reconstruct a scan of one slice (or slab) by a trained model onto the protocol's matrix and field of view.
 
     Args:
         scan: `trained.fitted` to the model, with one slice.
         settings: a trained method, and the classical one to show beside it.
-        model: the network.
+        model: the model.
         reference: body-coil scan for the coil maps of the classical image.
-        generator: of the classical method.
+        generator: of the classical method and of a posterior.
         device: where to compute.
 
     Raises:
@@ -62,9 +64,10 @@ def reconstruct_trained(
     """
     classical_settings = settings.model_copy(update={"method": settings.classical, "lamda": None, "iterations": None})
     classical = reconstruct_slice(scan, classical_settings, reference=reference, generator=generator, device=device)
-    image, maps = (found.to(device) for found in network_image(scan, model))
+    found = images_of(scan, model, generator)
+    image, maps = found.image.to(device), found.maps.to(device)
     operator, data = CartesianSense(maps, scan.mask.to(device)), scan.kspace.to(device)
-    history = [f"Image by the trained network {model.card.name} (sha256 {model.sha256[:16]})."]
+    history = [f"Image by the trained model {model.card.name} (sha256 {model.sha256[:16]})."]
     if settings.hard_consistency:
         image = consistent_image(operator, data, image)
         history.append("Ended with hard data consistency.")
@@ -84,6 +87,9 @@ def reconstruct_trained(
         "unmeasured": _on_protocol(parts.unmeasured, scan).abs(),
         "unexplained": _on_protocol(unexplained, scan).abs(),
     }
+    if found.deviation is not None:
+        companions["uncertainty"] = _on_protocol(found.deviation, scan).abs()
+        trust["relative_uncertainty"] = float(found.deviation.norm() / found.image.norm())
     if bool(classical.image.any()):
         trust["classical_nrmse"] = metrics.nrmse_best_scalar(classical.image, result)
     if len(result) == 1:

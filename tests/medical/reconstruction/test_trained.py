@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from medical import reconstruction as mri
 from medical.images import Geometry
@@ -85,13 +85,18 @@ def white_scan(shape=(48, 40), coils=4, slices=1, acceleration=3, calibration=16
     return scan_of(kspace.to(torch.complex64), mask, **facts)
 
 
+def load(weights: Path) -> trained.TrainedModel:
+    return trained.load_model(Settings(method="varnet", weights=str(weights)))
+
+
 @pytest.mark.parametrize("method", ["varnet", "no-varnet"])
 def test_the_pipeline_gives_the_networks_own_image_in_place_with_its_companions(tmp_path, method):
     weights = random_weights(tmp_path, method)
     settings = Settings(method=method, weights=str(weights), classical="sense")
     raw = white_scan(slices=2)
     found = reconstruct_all(raw, settings)
-    network = trained.load_model(method, str(weights)).network
+    network = network_from_data(NETWORKS[method])
+    network.load_state_dict(load_file(weights))
     box = torch.zeros_like(raw.mask)
     box[:, 16:32] = True
     with torch.inference_mode():
@@ -115,8 +120,9 @@ def test_the_pipeline_gives_the_networks_own_image_in_place_with_its_companions(
 def test_the_residual_is_that_of_the_networks_image_and_maps_and_hard_consistency_removes_it(tmp_path):
     weights = random_weights(tmp_path)
     raw = white_scan()
-    model = trained.load_model("varnet", str(weights))
-    image, maps = trained.network_image(raw, model)
+    model = load(weights)
+    found = trained.images_of(raw, model, torch.Generator())
+    image, maps = found.image, found.maps
     energy = float(((fft_centred(maps[:, 0] * image) - raw.kspace) * raw.mask[:, None]).norm()) ** 2
     generator = torch.Generator().manual_seed(0)
     plain = reconstruct_trained(raw, Settings(method="varnet"), model, generator=generator)
@@ -152,15 +158,15 @@ def test_a_slab_becomes_planes_along_the_axis_without_gaps(tmp_path, axis):
         mask[2:8, 12:24] = True
     raw = scan_of(scan(image, maps, mask, 0.1).to(torch.complex64), mask[None])
     weights = random_weights(tmp_path, domain={"coils": [1, 8]})
-    model = trained.load_model("varnet", str(weights))
-    found, found_maps = trained.network_image(raw, model)
-    assert found.shape == (1, 1, *shape)
-    assert found_maps.shape == (1, 1, coils, *shape)
+    model = load(weights)
+    found = trained.images_of(raw, model, torch.Generator())
+    assert found.image.shape == (1, 1, *shape)
+    assert found.maps.shape == (1, 1, coils, *shape)
     plane = 4
     planes = ifft_centred(raw.kspace[0], (axis,)).movedim(axis, 0)[plane]
     alone = scan_of(planes[None], mask.any(axis)[None])
-    expected, _ = trained.network_image(alone, model)
-    torch.testing.assert_close(found[0, 0].movedim(axis, 0)[plane], expected[0, 0], rtol=1e-3, atol=1e-3)
+    expected = trained.images_of(alone, model, torch.Generator()).image
+    torch.testing.assert_close(found.image[0, 0].movedim(axis, 0)[plane], expected[0, 0], rtol=1e-3, atol=1e-3)
 
 
 def test_separate_calibration_lines_enter_k_space_where_it_has_none(tmp_path):
@@ -169,7 +175,7 @@ def test_separate_calibration_lines_enter_k_space_where_it_has_none(tmp_path):
     mask = torch.zeros_like(raw.mask)
     mask[:, ::3] = True
     apart = replace(raw, kspace=raw.kspace * mask[:, None], mask=mask, calibration=block)
-    model = trained.load_model("varnet", str(random_weights(tmp_path)))
+    model = load(random_weights(tmp_path))
     together = trained.fitted(apart, model, Settings(method="varnet"))
     assert torch.equal(together.kspace, raw.kspace)
     assert torch.equal(together.mask, raw.mask)
@@ -253,6 +259,39 @@ def test_wrong_weights_are_one_clear_line(tmp_path):
 def test_radial_scans_are_refused(tmp_path):
     raw = one_slice(white_scan(), 0)
     spokes = replace(raw, trajectory=torch.zeros(1, 48, 40, 2))
-    model = trained.load_model("varnet", str(random_weights(tmp_path)))
+    model = load(random_weights(tmp_path))
     with pytest.raises(InputError, match="non-Cartesian"):
         trained.fitted(spokes, model, Settings(method="varnet"))
+
+
+def gaussian_prior(folder: Path) -> Path:
+    """A prior whose network is zero: its estimate is the posterior mean of white Gaussian pixels of known variance."""
+    from medical.reconstruction.posterior.network import SliceUNet, SliceUNetConfig
+    from medical.reconstruction.posterior.prior import PriorFacts, save_prior
+
+    tensors = {
+        key: torch.zeros_like(value) for key, value in SliceUNet(SliceUNetConfig((16, 16), 1, 16)).state_dict().items()
+    }
+    facts = PriorFacts(0.4, 0.002, 20.0, (16, 16), 1, 16, {"matrix": [48, 40], "simulated": True})
+    save_prior(folder / "prior.safetensors", tensors, facts)
+    return folder / "prior.safetensors"
+
+
+def test_dds_writes_the_mean_of_its_samples_and_their_spread_which_is_wide_where_the_data_are_silent(tmp_path):
+    weights = gaussian_prior(tmp_path)
+    settings = Settings(method="dds", weights=str(weights), samples=4, calls=6)
+    found = reconstruct_all(white_scan(), settings, seed=3)
+    assert found.image.provenance["model"]["sha256"] == sha256(weights)
+    assert set(found.companions) == {"classical", "uncertainty", "unmeasured", "unexplained", "disagreement"}
+    assert torch.equal(reconstruct_all(white_scan(), settings, seed=3).image.data, found.image.data)
+    full = reconstruct_all(white_scan(acceleration=1), settings, seed=3)
+    gaps, none = (run.companions["uncertainty"].data.abs().mean() for run in (found, full))
+    assert float(gaps) > 1.5 * float(none)
+    assert float(none) == pytest.approx(1, rel=0.5), "a full scan leaves noise of variance 1 a pixel"
+
+
+def test_dds_estimates_the_noise_where_the_scan_has_none(tmp_path):
+    settings = Settings(method="dds", weights=str(gaussian_prior(tmp_path)), samples=2, calls=3)
+    found = reconstruct_all(replace(white_scan(), noise=None), settings)
+    assert any("estimated from the image data" in text for text in found.image.provenance["warnings"])
+    assert found.image.provenance["units"].startswith("SNR")
