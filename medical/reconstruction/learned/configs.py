@@ -77,6 +77,9 @@ class VarNetConfig(_Config):
 class NOVarNetConfig(_Config):
     """NO-VarNet (U-shaped DISCO operators).
 
+    Two rings of eight angles make 9 functions, as many as a 3 x 3 convolution has weights and as a (3, 4) basis has, but
+    they stay independent on pixels up to the radius, where those of (3, 4) need pixels below 0.6 of it.
+
     Attributes:
         cascades: number of unrolled steps.
         channels: of the image operators' finest level.
@@ -99,10 +102,10 @@ class NOVarNetConfig(_Config):
     sensitivity_pools: int = 4
     kspace_channels: int = 16
     kspace_pools: int = 4
-    radius_mm: float = 4.0
-    kspace_radius_per_mm: float = 0.0145
-    rings: int = 3
-    angles: int = 4
+    radius_mm: float = 3.0
+    kspace_radius_per_mm: float = 0.011
+    rings: int = 2
+    angles: int = 8
     dropout: float = 0.0
 
 
