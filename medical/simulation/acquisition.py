@@ -89,8 +89,7 @@ def acquire(scanned: SliceObject, protocol: Protocol, generator: np.random.Gener
         protocol: matrix, field of view, array, pattern, noise and motion.
         generator: of coils, mask, noise and motion.
     """
-    fov = protocol.fov_for(scanned.half_extent_mm)
-    matrix = protocol.matrix
+    matrix, fov = protocol.grid(scanned.half_extent_mm)
     array = draw_array(protocol.coils, scanned.half_extent_mm, scanned.height, generator)
     sampling = draw_sampling(
         protocol.pattern, matrix, protocol.acceleration, generator, calibration=protocol.calibration
@@ -166,7 +165,7 @@ def _with_motion(
     still: np.ndarray,
 ) -> np.ndarray:
     """Return k-space (coil, y, x) whose lines were acquired in shots with the head at a different pose in each."""
-    plane, matrix = scanned.plane, protocol.matrix
+    plane, matrix = scanned.plane, (still.shape[1], still.shape[2])
     shot = shot_of_line(matrix[0], protocol.shots)
     kspace = still.copy()
     for number, pose in enumerate(draw_poses(protocol.shots, protocol.motion_mm, protocol.motion_degrees, generator)):

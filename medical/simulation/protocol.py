@@ -11,18 +11,17 @@ from medical.simulation.contrast import CONTRASTS, Contrast
 from medical.simulation.objects import CELL_MM, Variation
 from medical.simulation.patterns import PATTERNS, Pattern
 
-MOST_ANISOTROPIC = 1.4  # pixels of clinical protocols are no longer than this times their width
-
 
 @dataclass(frozen=True)
 class Protocol:
     """One scan.
 
     Attributes:
-        matrix: (y, x) samples and pixels.
-        fov_mm: (y, x) field of view; None takes the object's extent times `margin`.
+        matrix: (y, x) samples and pixels; None takes the field of view over `pixel_mm`.
+        fov_mm: (y, x) field of view; None takes the matrix times `pixel_mm`, or the object's extent times `margin`.
+        pixel_mm: (y, x) size of a pixel; not used where matrix and field of view are both given.
         margin: field of view relative to the extent of the object, (y, x).
-        least_pixel_mm: a field of view made from a margin is widened until pixels are this large.
+        least_fov_mm: the field of view made from a margin is at least this wide.
         pattern: of sampling.
         acceleration: nominal.
         calibration: width of the calibration block; None is the pattern's own.
@@ -35,10 +34,11 @@ class Protocol:
         cell_mm: side of the cells of the continuous object.
     """
 
-    matrix: tuple[int, int] = (128, 128)
+    matrix: tuple[int, int] | None = None
     fov_mm: tuple[float, float] | None = None
+    pixel_mm: tuple[float, float] = (2 * CELL_MM, 2 * CELL_MM)
     margin: tuple[float, float] = (1.1, 1.1)
-    least_pixel_mm: float = 2 * CELL_MM
+    least_fov_mm: float = 180.0
     pattern: Pattern = "equispaced"
     acceleration: float = 4.0
     calibration: int | None = None
@@ -50,17 +50,21 @@ class Protocol:
     motion_degrees: float = 0.7
     cell_mm: float = CELL_MM
 
-    def fov_for(self, half_extent_mm: tuple[float, float]) -> tuple[float, float]:
-        """Return the field of view (y, x) in mm for an object of this half extent."""
-        if self.fov_mm is not None:
-            return self.fov_mm
-        pixels = [
-            max(2 * half * margin / n, self.least_pixel_mm)
-            for half, margin, n in zip(half_extent_mm, self.margin, self.matrix, strict=True)
-        ]
-        floor = max(pixels) / MOST_ANISOTROPIC
-        y, x = (max(pixel, floor) * n for pixel, n in zip(pixels, self.matrix, strict=True))
-        return (y, x)
+    def grid(self, half_extent_mm: tuple[float, float]) -> tuple[tuple[int, int], tuple[float, float]]:
+        """Return matrix and field of view in mm, both (y, x), for an object of this half extent."""
+        fov, matrix = self.fov_mm, self.matrix
+        if fov is None and matrix is None:
+            fov_y, fov_x = (
+                max(2 * half * margin, self.least_fov_mm)
+                for half, margin in zip(half_extent_mm, self.margin, strict=True)
+            )
+            matrix = (round(fov_y / self.pixel_mm[0]), round(fov_x / self.pixel_mm[1]))
+        if fov is None:
+            assert matrix is not None
+            fov = (matrix[0] * self.pixel_mm[0], matrix[1] * self.pixel_mm[1])
+        if matrix is None:
+            matrix = (round(fov[0] / self.pixel_mm[0]), round(fov[1] / self.pixel_mm[1]))
+        return matrix, fov
 
 
 class Ranges(BaseModel):
@@ -72,10 +76,12 @@ class Ranges(BaseModel):
         coils: smallest and largest number of coils.
         snr: lowest and highest SNR of a full scan.
         contrasts: of the objects.
-        matrices: (y, x) of the image.
+        pixel_mm: smallest and largest size of a pixel, each axis on its own; at least twice `cell_mm`.
         margin: smallest and largest field of view relative to the object, each axis on its own.
+        least_fov_mm: smallest field of view.
         fov_mm: (y, x) of every scan instead.
-        cell_mm: side of the cells of the continuous object; pixels are at least twice as large.
+        matrix: (y, x) of every scan instead of what pixels and field of view give.
+        cell_mm: side of the cells of the continuous object.
         thickness_mm: thinnest and thickest slice.
         motion: share of scans with motion between shots.
         variation: how far objects stray from their anatomy.
@@ -88,9 +94,11 @@ class Ranges(BaseModel):
     coils: tuple[PositiveInt, PositiveInt] = (4, 8)
     snr: tuple[PositiveFloat, PositiveFloat] = (8.0, 60.0)
     contrasts: tuple[Contrast, ...] = Field(default=CONTRASTS, min_length=1)
-    matrices: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(default=((128, 128),), min_length=1)
-    margin: tuple[PositiveFloat, PositiveFloat] = (1.03, 1.5)
+    pixel_mm: tuple[PositiveFloat, PositiveFloat] = (1.5, 2.4)
+    margin: tuple[PositiveFloat, PositiveFloat] = (1.03, 1.3)
+    least_fov_mm: NonNegativeFloat = 180.0
     fov_mm: tuple[PositiveFloat, PositiveFloat] | None = None
+    matrix: tuple[PositiveInt, PositiveInt] | None = None
     cell_mm: PositiveFloat = CELL_MM
     thickness_mm: tuple[PositiveFloat, PositiveFloat] = (1.0, 4.0)
     motion: float = Field(default=0.0, ge=0, le=1)
@@ -100,10 +108,12 @@ class Ranges(BaseModel):
 
     @model_validator(mode="after")
     def _ordered(self) -> Ranges:
-        for name in ("coils", "snr", "margin", "thickness_mm"):
+        for name in ("coils", "snr", "pixel_mm", "margin", "thickness_mm"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name}: the first number should be the smaller one")
+        if self.pixel_mm[0] < 2 * self.cell_mm:
+            raise ValueError("cell_mm should be at most half the smallest pixel")
         if min(self.accelerations) < 1:
             raise ValueError("accelerations should be 1 or more")
         return self
@@ -113,10 +123,11 @@ def draw_protocol(ranges: Ranges, generator: np.random.Generator) -> Protocol:
     """Draw a protocol."""
     moving = generator.uniform() < ranges.motion
     return Protocol(
-        matrix=ranges.matrices[int(generator.integers(len(ranges.matrices)))],
+        matrix=ranges.matrix,
         fov_mm=ranges.fov_mm,
+        pixel_mm=(float(generator.uniform(*ranges.pixel_mm)), float(generator.uniform(*ranges.pixel_mm))),
         margin=(float(generator.uniform(*ranges.margin)), float(generator.uniform(*ranges.margin))),
-        least_pixel_mm=2 * ranges.cell_mm,
+        least_fov_mm=ranges.least_fov_mm,
         pattern=ranges.patterns[int(generator.integers(len(ranges.patterns)))],
         acceleration=float(ranges.accelerations[int(generator.integers(len(ranges.accelerations)))]),
         coils=int(generator.integers(ranges.coils[0], ranges.coils[1] + 1)),

@@ -13,17 +13,16 @@ from typing import Any
 
 from torch import nn
 
-from medical.reconstruction.fourier import ifft_centred
-from medical.simulation.acquisition import SimulatedSlice
+from medical.reconstruction.quality.domain import facts_of
 from medical.simulation.protocol import Ranges
 from medical.simulation.volumes import subjects
 from medical.training.config import TrainingConfig
 from medical.training.dataset import SimulatedSlices
-from medical.training.loss import rss
 from shared.files import atomic_path
 from shared.jsontext import json_text
 
 MEASURED_SLICES = 300
+WEIGHTING = {"T1w": "T1", "T2w": "T2"}  # as the gate of `quality.domain` names them
 SENTENCE = (
     "Simulated multi-coil scans of real T1-weighted brain volumes and of painted head label maps under open licences; "
     "no measured k-space."
@@ -33,30 +32,22 @@ SENTENCE = (
 def trained_on(slices: SimulatedSlices) -> dict[str, Any]:
     """Return what the slices cover: every number as [lowest, highest], names as sorted lists."""
     seen = [slices[number] for number in range(len(slices))]
+    facts = [facts_of(s.kspace, s.mask, s.spacing, white=True) for s in seen]
     numbers: dict[str, list[float]] = {
         "acceleration": [s.acceleration for s in seen],
         "coils": [len(s.kspace) for s in seen],
         "matrix": [n for s in seen for n in s.mask.shape],
         "spacing_mm": [size for s in seen for size in s.spacing],
         "fov_mm": [size for s in seen for size in s.provenance["fov_mm"]],
-        "snr": [low_resolution_snr(s) for s in seen],
-        "calibration": [min(int(s.calibration.any(1).sum()), int(s.calibration.any(0).sum())) for s in seen],
+        "snr": [f.snr for f in facts if f.snr is not None],
+        "calibration": [f.calibration for f in facts],
     }
     return {
         "patterns": sorted({s.pattern for s in seen}),
         **{name: [min(values), max(values)] for name, values in numbers.items()},
-        "contrasts": sorted({s.provenance["contrast"] for s in seen}),
+        "contrasts": sorted({WEIGHTING.get(s.provenance["contrast"], s.provenance["contrast"]) for s in seen}),
         "anatomy": ["brain"],
     }
-
-
-def low_resolution_snr(slice_: SimulatedSlice) -> float:
-    """Return the mean over the object of the RSS image of the calibration box, in units of the noise per pixel.
-
-    The object is where that image is above a tenth of its 99th percentile.
-    """
-    low = rss(ifft_centred(slice_.kspace * slice_.calibration)[None])[0]
-    return float(low[low > 0.1 * low.quantile(0.99)].mean())
 
 
 def write_weights(

@@ -31,7 +31,7 @@ def train(
     """Train a learned reconstruction on simulated scans of brain volumes; run again to go on after a stop."""
     import torch
 
-    from medical.reconstruction.learned.build import network_from_data
+    from medical.reconstruction.learned.build import config_from_data, config_to_data, network_from_data
     from medical.training import loop
     from medical.training.card import range_sample, trained_on, write_weights
     from medical.training.config import TrainingConfig
@@ -46,6 +46,8 @@ def train(
         refuse_existing(path, overwrite=overwrite)
         require_writable(path)
     settings = load_config(config, TrainingConfig)
+    # In full, so that the card and the checkpoint do not depend on defaults that may change.
+    settings = settings.model_copy(update={"network": config_to_data(config_from_data(settings.network))})
     folder = work or output.with_suffix("")
     if export and not (folder / "checkpoint.safetensors").is_file():
         raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")

@@ -25,7 +25,7 @@ from medical.training.checkpoint import load_checkpoint, save_checkpoint
 from medical.training.config import TrainingConfig
 from medical.training.dataset import SimulatedSlices
 from medical.training.loss import reconstruction_loss
-from medical.training.validation import picture, score
+from medical.training.validation import output_of, picture, score
 from shared.errors import MissingExtra
 from shared.training import AveragedWeights
 
@@ -143,14 +143,8 @@ def train(
 
 def slice_loss(network: nn.Module, slice_: SimulatedSlice, config: TrainingConfig, device: torch.device) -> Tensor:
     """Return the loss of one slice."""
-    output = network(
-        slice_.kspace[None].to(device),
-        slice_.mask[None].to(device),
-        slice_.calibration[None].to(device),
-        slice_.spacing,
-    )
     return reconstruction_loss(
-        output,
+        output_of(network, slice_, device),
         slice_.image[None].to(device),
         slice_.full_kspace[None].to(device),
         complex_weight=config.complex_weight,

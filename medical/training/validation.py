@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from medical import metrics
 from medical.reconstruction.fourier import ifft_centred
+from medical.reconstruction.learned.calibration import calibration_box
+from medical.reconstruction.learned.output import LearnedOutput, root_sum_of_squares
 from medical.simulation.acquisition import SimulatedSlice
 from medical.training.dataset import SimulatedSlices
-from medical.training.loss import rss
 from shared.files import atomic_path
 from shared.pictures import Window, label, montage, png_bytes, render
 
@@ -23,14 +24,16 @@ TILE_PIXELS = 200
 
 @torch.no_grad()
 def reconstruct(network: nn.Module, slice_: SimulatedSlice, device: torch.device) -> Tensor:
-    """Return the root-sum-of-squares magnitude (y, x) of a network's reconstruction, on the CPU."""
-    output = network(
-        slice_.kspace[None].to(device),
-        slice_.mask[None].to(device),
-        slice_.calibration[None].to(device),
-        slice_.spacing,
-    )
-    return rss(ifft_centred(output.kspace))[0].float().cpu()
+    """Return the magnitude (y, x) of a network's combined image, on the CPU."""
+    return output_of(network, slice_, device).image[0].abs().float().cpu()
+
+
+def output_of(network: nn.Module, slice_: SimulatedSlice, device: torch.device) -> LearnedOutput:
+    """Return a network's answer to what may be seen of a slice, with the calibration box found as for a real scan."""
+    mask = slice_.mask[None]
+    kspace, mask, calibration = (x.to(device) for x in (slice_.kspace[None], mask, calibration_box(mask)))
+    output: LearnedOutput = network(kspace, mask, calibration, slice_.spacing)
+    return output
 
 
 def score(network: nn.Module, slices: SimulatedSlices, device: torch.device) -> dict[str, float]:
@@ -38,7 +41,7 @@ def score(network: nn.Module, slices: SimulatedSlices, device: torch.device) -> 
     found: dict[str, list[float]] = defaultdict(list)
     for number in range(len(slices)):
         slice_ = slices[number]
-        truth = target(slice_)[None]
+        truth = slice_.image.abs()[None]
         for name, image in (("", reconstruct(network, slice_, device)), ("zero_filled.", zero_filled(slice_))):
             for metric in (metrics.ssim, metrics.psnr, metrics.nmse):
                 found[f"{name}{metric.__name__}"].append(metric(truth, image[None]))
@@ -46,14 +49,11 @@ def score(network: nn.Module, slices: SimulatedSlices, device: torch.device) -> 
     return {name: float(np.mean(values)) for name, values in sorted(found.items())}
 
 
-def target(slice_: SimulatedSlice) -> Tensor:
-    """Return the root sum of squares (y, x) of the noise-free coil images."""
-    return rss(ifft_centred(slice_.full_kspace)[None])[0]
-
-
 def zero_filled(slice_: SimulatedSlice) -> Tensor:
-    """Return the root sum of squares (y, x) of the coil images of what was acquired."""
-    return rss(ifft_centred(slice_.kspace)[None])[0]
+    """Return the magnitude (y, x) of what was acquired, combined with the phases and shares of the calibration box."""
+    low = ifft_centred(slice_.kspace * slice_.calibration)
+    maps = low / root_sum_of_squares(low[None]).clamp_min(torch.finfo(torch.float32).tiny)
+    return (maps.conj() * ifft_centred(slice_.kspace)).sum(0).abs()
 
 
 def picture(network: nn.Module, slices: SimulatedSlices, device: torch.device, path: Path) -> None:
@@ -61,7 +61,7 @@ def picture(network: nn.Module, slices: SimulatedSlices, device: torch.device, p
     columns = []
     for number in range(min(PICTURED, len(slices))):
         slice_ = slices[number]
-        truth = target(slice_)
+        truth = slice_.image.abs()
         image = reconstruct(network, slice_, device)
         window = Window(0.0, float(truth.quantile(0.998)))
         height = round(TILE_PIXELS * slice_.spacing[0] * len(truth) / (slice_.spacing[1] * truth.shape[1]))

@@ -35,7 +35,7 @@ def thing(seed: int = 0, contrast="T1w") -> SliceObject:
 
 
 def scan(seed: int = 1, **changes):
-    protocol = replace(Protocol(matrix=(64, 60), coils=6, snr=20.0), least_pixel_mm=2.5, **changes)
+    protocol = replace(Protocol(matrix=(64, 60), fov_mm=(206.0, 168.0), coils=6, snr=20.0), **changes)
     return acquire(thing(), protocol, np.random.default_rng(seed))
 
 
@@ -163,7 +163,7 @@ def test_motion_changes_kspace_of_the_lines_of_moved_shots_only():
 
 
 def test_everything_random_comes_from_the_generator():
-    ranges = Ranges(matrices=((40, 44),), coils=(2, 4), cell_mm=2.0)
+    ranges = Ranges(pixel_mm=(4.0, 5.0), coils=(2, 4), cell_mm=2.0)
     one, two = (simulate(ellipse(), ranges, torch.Generator().manual_seed(4)) for _ in range(2))
     other = simulate(ellipse(), ranges, 5)
     assert torch.equal(one.kspace, two.kspace)
@@ -174,17 +174,27 @@ def test_everything_random_comes_from_the_generator():
 
 
 def test_protocols_stay_within_their_ranges_and_the_object_within_its_field_of_view():
-    ranges = Ranges(matrices=((48, 40), (33, 47)), coils=(3, 5), accelerations=(2.0, 3.0), snr=(10, 20), cell_mm=2.5)
+    ranges = Ranges(pixel_mm=(5.0, 6.0), coils=(3, 5), accelerations=(2.0, 3.0), snr=(10, 20), cell_mm=2.5)
     for seed in range(12):
         slice_ = simulate(ellipse(), ranges, seed)
-        assert slice_.mask.shape in ((48, 40), (33, 47))
+        assert min(slice_.provenance["fov_mm"]) > 177
+        assert np.allclose(slice_.provenance["fov_mm"], np.multiply(slice_.mask.shape, slice_.spacing))
         assert 3 <= len(slice_.kspace) <= 5
         assert min(slice_.spacing) >= 5.0 - 1e-9
-        assert max(slice_.spacing) / min(slice_.spacing) <= 1.4 + 1e-9
+        assert max(slice_.spacing) <= 6.0 + 1e-9
         energy = slice_.image.abs().square()
         border = torch.ones_like(energy, dtype=torch.bool)
         border[1:-1, 1:-1] = False
         assert float(energy[border].sum() / energy.sum()) < 0.01
+
+
+def test_matrix_and_field_of_view_follow_from_what_is_given():
+    half = (90.0, 70.0)
+    assert Protocol(matrix=(64, 60), fov_mm=(200.0, 150.0)).grid(half) == ((64, 60), (200.0, 150.0))
+    assert Protocol(fov_mm=(200.0, 150.0), pixel_mm=(2.0, 1.5)).grid(half) == ((100, 100), (200.0, 150.0))
+    assert Protocol(matrix=(64, 60), pixel_mm=(2.0, 1.5)).grid(half) == ((64, 60), (128.0, 90.0))
+    # 180 mm of object and a margin of 1.1 is 198 mm; 140 mm is below the least field of view.
+    assert Protocol(pixel_mm=(2.0, 2.0)).grid(half) == ((99, 90), (198.0, 180.0))
 
 
 def test_least_squares_with_the_true_maps_recovers_the_truth():

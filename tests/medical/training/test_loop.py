@@ -11,15 +11,18 @@ from safetensors.torch import load_file
 from torch import nn
 
 from medical.reconstruction.fourier import fft_centred, ifft_centred
+from medical.reconstruction.learned.build import network_from_data
 from medical.simulation.protocol import Ranges
 from medical.training.card import trained_on, write_weights
 from medical.training.config import TrainingConfig
 from medical.training.dataset import SimulatedSlices
 from medical.training.loop import learning_rate, train
-from medical.training.validation import reconstruct, target, zero_filled
+from medical.training.validation import reconstruct, zero_filled
 from shared.errors import InputError
 
-SMALL = Ranges(matrices=((40, 40),), coils=(2, 3), accelerations=(2.0, 4.0), cell_mm=2.5)
+SMALL = Ranges(
+    matrix=(40, 40), fov_mm=(260.0, 260.0), coils=(2, 3), accelerations=(2.0, 4.0), cell_mm=2.5, pixel_mm=(5, 7)
+)
 
 
 @dataclass
@@ -57,7 +60,7 @@ def network() -> OneCascade:
 
 def config(**changes) -> TrainingConfig:
     values = {"name": "medical/tiny", "method": "tiny", "network": {"name": "tiny"}, "ranges": SMALL, "steps": 4}
-    values |= {"warmup": 2, "validation_slices": 2, "validate_every": 3, "slices_per_step": 2, "checkpoint_minutes": 9}
+    values |= {"warmup": 2, "validation_slices": 1, "validate_every": 9, "slices_per_step": 2, "checkpoint_minutes": 9}
     return TrainingConfig.model_validate(values | changes)
 
 
@@ -105,18 +108,20 @@ def test_the_exported_network_is_the_average_of_the_weights(brains, slices, tmp_
 
 @pytest.mark.data
 def test_a_trained_network_beats_zero_filling_on_a_subject_it_has_not_seen(brains, slices, tmp_path):
-    settings = config(steps=40, slices_per_step=1, learning_rate=3e-3, warmup=5, validate_every=40, average=0.9)
+    settings = config(steps=30, slices_per_step=1, validation_slices=6, learning_rate=3e-3, warmup=5, average=0.9)
     settings = settings.model_copy(update={"ranges": SMALL.model_copy(update={"patterns": ("gaussian",)})})
-    end = train(settings, network(), data=brains, cache=slices, work=tmp_path / "w")
+    torch.manual_seed(0)
+    varnet = network_from_data({"name": "varnet", "cascades": 2, "channels": 4, "pools": 2, "sensitivity_pools": 2})
+    end = train(settings, varnet, data=brains, cache=slices, work=tmp_path / "w")
     assert end.scores["ssim"] > end.scores["zero_filled.ssim"]
-    assert end.scores["nmse"] < 0.8 * end.scores["zero_filled.nmse"]
+    assert end.scores["nmse"] < end.scores["zero_filled.nmse"]
     rows = [json.loads(line) for line in (tmp_path / "w" / "log.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in rows if "loss" in row]
-    assert len(losses) == 40
-    assert sum(losses[-12:]) < sum(losses[:12])
+    assert len(losses) == 30
+    assert sum(losses[-10:]) < sum(losses[:10])
     from PIL import Image
 
-    with Image.open(tmp_path / "w" / "validation_000040.png") as picture:
+    with Image.open(tmp_path / "w" / "validation_000030.png") as picture:
         assert picture.width > 300
         assert picture.convert("L").getextrema()[1] > 200
 
@@ -159,7 +164,7 @@ def test_slice_numbers_decide_slices_whatever_the_start(brains, slices, tmp_path
     assert len(rest) == 2
     assert torch.equal(whole[4].kspace, rest[0].kspace)
     assert not torch.equal(whole[4].kspace[0], whole[5].kspace[0])
-    assert target(whole[0]).shape == zero_filled(whole[0]).shape == (40, 40)
+    assert zero_filled(whole[0]).shape == (40, 40)
 
 
 def test_the_learning_rate_rises_and_falls_along_half_a_cosine():
