@@ -21,6 +21,7 @@ from medical.reconstruction.quality.card import Domain, ModelCard
 from medical.reconstruction.quality.sampling_pattern import calibration_extent, sampling_pattern
 from shared.errors import InputError
 
+NEAR = 1.1  # times outside a range that still count as inside: ranges are measured on a sample of the training data
 FAR = 1.5  # times outside a range: a model trained to R = 8 refuses R above 12
 CONTRASTS = {"MPRAGE": "T1", "MP2RAGE": "T1", "FLAIR": "FLAIR", "T1": "T1", "T2": "T2", "PD": "PD"}
 
@@ -86,16 +87,17 @@ def facts_of(
 def signal_to_noise(kspace: Tensor, mask: Tensor) -> float:
     """Return the mean signal of the object in noise standard deviations of a full scan, of prewhitened k-space.
 
-    The mean of the root sum of squares of the images of the fully sampled centre, over the pixels above a tenth of its
-    99th percentile. Noise adds to it where the signal is low. `medical.training.card` measures training data alike.
+    The root sum of squares of the images of the fully sampled centre, at most 32 samples a side, less the energy of its
+    noise, averaged over the pixels above a fifth of its 99th percentile. Cards are measured with this function too.
     """
-    height, width = calibration_extent(mask)
+    height, width = (min(n, 32) for n in calibration_extent(mask))
     ny, nx = mask.shape
     window = torch.zeros_like(mask)
     top, left = ny // 2 - height // 2, nx // 2 - width // 2
     window[top : top + height, left : left + width] = True
-    low = ifft_centred(kspace * window).abs().square().sum(0).sqrt()
-    return float(low[low >= 0.1 * low.quantile(0.99)].mean())
+    noise = len(kspace) * height * width / mask.numel()
+    low = (ifft_centred(kspace * window).abs().square().sum(0) - noise).clamp_min(0).sqrt()
+    return float(low[low >= 0.2 * low.quantile(0.99)].mean())
 
 
 def contrast_of(header: dict[str, Any]) -> str | None:
@@ -124,7 +126,7 @@ def departures(card: ModelCard, facts: ScanFacts) -> list[Departure]:
     ]
     for what, values, trained, refuses in checks:
         outside = [_times_outside(value, trained) for value in values] if trained is not None else []
-        if trained is not None and outside and max(outside) > 1 + 1e-6:
+        if trained is not None and outside and max(outside) > NEAR:
             value = values[outside.index(max(outside))]
             text = f"The {what} is {value:.4g}; trained on {trained[0]:.4g} to {trained[1]:.4g}."
             found.append(Departure(text, far=refuses and max(outside) > FAR))

@@ -23,6 +23,7 @@ from medical.reconstruction.formats.ismrmrd_writer import write_ismrmrd
 from medical.reconstruction.fourier import fft_centred, ifft_centred
 from medical.reconstruction.learned.build import network_from_data
 from medical.reconstruction.pipeline import one_slice, reconstruct_all
+from medical.reconstruction.quality.card import ModelCard
 from medical.reconstruction.settings import Settings
 from medical.reconstruction.trusted import reconstruct_trained
 from shared.errors import InputError
@@ -64,7 +65,7 @@ def random_weights(folder: Path, method: str = "varnet", domain: dict | None = N
 
 
 def white_scan(shape=(48, 40), coils=4, slices=1, acceleration=3, calibration=16, level=30.0):
-    """A head scanned with unit noise and its noise scan, 4 mm pixels."""
+    """A head scanned with unit noise and its noise scan, pixels of 4 mm along y and 5 mm along x."""
     kspace = torch.cat(
         [
             scan(
@@ -79,7 +80,7 @@ def white_scan(shape=(48, 40), coils=4, slices=1, acceleration=3, calibration=16
     )
     mask = every_nth_line(shape, acceleration, calibration).expand(slices, *shape).clone()
     noise = torch.randn(coils, 20000, dtype=torch.complex64, generator=torch.Generator().manual_seed(9))
-    fov = (4.0 * shape[1], 4.0 * shape[0], 5.0)
+    fov = (5.0 * shape[1], 4.0 * shape[0], 5.0)
     geometry = Geometry(fov, positions_mm=tuple((0.0, 0.0, 5.0 * z) for z in range(slices)))
     facts = {"geometry": geometry, "recon_fov_mm": fov, "noise": noise, "simulated": True}
     return scan_of(kspace.to(torch.complex64), mask, **facts)
@@ -100,7 +101,7 @@ def test_the_pipeline_gives_the_networks_own_image_in_place_with_its_companions(
     box = torch.zeros_like(raw.mask)
     box[:, 16:32] = True
     with torch.inference_mode():
-        expected = network(raw.kspace, raw.mask, box, (4.0, 4.0)).image
+        expected = network(raw.kspace, raw.mask, box, (4.0, 5.0)).image
     torch.testing.assert_close(found.image.data, expected, rtol=1e-4, atol=1e-3)
     classical = mri.reconstruct(raw, Settings(method="sense"))
     torch.testing.assert_close(found.companions["classical"].data, classical.data)
@@ -135,7 +136,7 @@ def test_the_residual_is_that_of_the_networks_image_and_maps_and_hard_consistenc
 def test_coils_beyond_the_card_are_compressed_and_odd_sizes_crop_like_classical_ones(tmp_path):
     weights = random_weights(tmp_path)
     raw = white_scan((51, 45), coils=9)
-    raw = replace(raw, recon_matrix=(1, 41, 45), recon_fov_mm=(180.0, 164.0, 5.0))
+    raw = replace(raw, recon_matrix=(1, 41, 45), recon_fov_mm=(225.0, 164.0, 5.0))
     found = reconstruct_all(raw, Settings(method="varnet", weights=str(weights)))
     assert found.image.data.shape == (1, 41, 45)
     assert any("compressed from 9 to 6" in step for step in found.image.provenance["history"])
@@ -167,6 +168,34 @@ def test_a_slab_becomes_planes_along_the_axis_without_gaps(tmp_path, axis):
     alone = scan_of(planes[None], mask.any(axis)[None])
     expected = trained.images_of(alone, model, torch.Generator()).image
     torch.testing.assert_close(found.image[0, 0].movedim(axis, 0)[plane], expected[0, 0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("axis", "expected"), [(-3, (3.0, 2.0)), (-2, (4.0, 2.0)), (-1, (4.0, 3.0))])
+def test_the_planes_of_a_slab_have_the_pixel_size_of_their_own_axes(axis, expected):
+    """Voxels of 2, 3 and 4 mm along x, y and z: a model must be told the sizes of the two axes that it sees."""
+    shape = (12, 24, 32)
+    mask = torch.zeros(shape, dtype=torch.bool).movedim(axis, 0)
+    mask[:, ::2, ::2] = True
+    mask[:, 4:8, 8:20] = True
+    mask = mask.movedim(0, axis)
+    fov = (64.0, 72.0, 48.0)
+    raw = scan_of(torch.ones(1, 2, *shape, dtype=torch.complex64), mask[None], recon_fov_mm=fov, geometry=Geometry(fov))
+    seen = []
+
+    def spy(kspace, mask, spacing, generator):
+        seen.append((tuple(mask.shape), spacing))
+        return trained.TrainedImages(kspace[None, :1], kspace[None, None])
+
+    model = model_that_runs(spy)
+    found = trained.images_of(raw, model, torch.Generator())
+    plane = tuple(n for number, n in enumerate(shape) if number != 3 + axis)
+    assert set(seen) == {(plane, expected)}
+    assert len(seen) == shape[axis]
+    assert found.image.shape == (1, 1, *shape)
+
+
+def model_that_runs(run) -> trained.TrainedModel:
+    return trained.TrainedModel(run, ModelCard(name="spy", method="varnet"), "0")
 
 
 def test_separate_calibration_lines_enter_k_space_where_it_has_none(tmp_path):
