@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from medical.reconstruction.coil_maps import central_box
+from medical.reconstruction.learned.calibration import calibration_box
+from shared.errors import InputError
 
 Pattern = Literal["full", "comb", "random", "lines", "gaussian", "poisson", "radial", "grid"]
 
@@ -66,9 +68,12 @@ def sampling_pattern(mask: Tensor) -> Pattern:
 
 
 def calibration_extent(mask: Tensor) -> tuple[int, int]:
-    """Return the (y, x) extent of the largest fully sampled box centred on the zero frequency."""
-    box = central_box(mask[None], max(mask.shape))
-    return (box[0].stop - box[0].start, box[1].stop - box[1].start) if box else (0, 0)
+    """Return the (y, x) extent of the largest fully sampled box centred on the zero frequency; (0, 0) without one."""
+    try:
+        box = calibration_box(mask[None], smallest=1)[0]
+    except InputError:
+        return 0, 0
+    return int(box.any(1).sum()), int(box.any(0).sum())
 
 
 def _radial_density(mask: Tensor, box: Tensor) -> Tensor:
