@@ -169,7 +169,8 @@ def resolution_table(cache: AnatomyCache, count: int, methods: dict[str, Run]) -
 def speed(full: RawScan, weights: dict[str, str], device: str, quick: bool) -> dict[str, float]:
     """Return seconds of a NO-VarNet image and of a posterior sample of 1000 calls, their ratio, and PSNRs.
 
-    `speed.ratio` is that of one sample, `speed.ratio_8_samples` that of the eight which the command draws. The quick form times 20 calls and multiplies by 50; it says so by the name of its number.
+    `speed.ratio` is that of one sample, `speed.ratio_8_samples` that of the eight which the command draws. The quick
+    form times 20 calls and multiplies by 50; it says so by the name of its number.
     """
     few = runners(("no-varnet", "dds"), weights, samples=2, calls=20, device=device)
     if len(few) < 2:
