@@ -77,8 +77,8 @@ class VarNetConfig(_Config):
 class NOVarNetConfig(_Config):
     """NO-VarNet (U-shaped DISCO operators).
 
-    Two rings of eight angles make 9 functions, as many as a 3 x 3 convolution has weights and as a (3, 4) basis has, but
-    they stay independent on pixels up to the radius, where those of (3, 4) need pixels below 0.6 of it.
+    Two rings of eight angles make 9 functions, as many as a 3 x 3 convolution has weights and as the published (3, 4),
+    but they stay independent on pixels as large as the radius, where those of (3, 4) need pixels below 0.6 of it.
 
     Attributes:
         cascades: number of unrolled steps.

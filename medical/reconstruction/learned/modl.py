@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from medical.reconstruction.fourier import fft_centred, ifft_centred
 from medical.reconstruction.learned.disco import Spacing
 from medical.reconstruction.learned.normalise import ComplexNetwork, ImageNetwork
-from medical.reconstruction.learned.output import LearnedOutput, combine, expand, kspace_scale
+from medical.reconstruction.learned.output import LearnedOutput, combine, expand, normalised
 from medical.reconstruction.learned.sensitivity import SensitivityNetwork, in_reference_phase
 from medical.reconstruction.learned.varnet import check_input
 from medical.reconstruction.solvers import conjugate_gradient
@@ -87,8 +87,7 @@ class MoDL(nn.Module):
     def forward(self, kspace: Tensor, mask: Tensor, calibration: Tensor, spacing: Spacing) -> LearnedOutput:
         """Reconstruct a batch of slices; arguments and errors as in `UnrolledNetwork.forward`."""
         check_input(kspace, mask, calibration)
-        scale = kspace_scale(kspace)
-        measured = kspace * mask[:, None] / scale
+        measured, scale = normalised(kspace * mask[:, None])
         coil_maps = self.sensitivity(measured, calibration, spacing)
         strength = self.log_regularisation.exp()
         back = combine(measured, coil_maps)

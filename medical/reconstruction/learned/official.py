@@ -44,15 +44,16 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         InputError: the file is absent or holds anything else.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             content: object = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise InputError(
             path,
             found=f"no readable weights ({' '.join(str(error).split())[:120]})",

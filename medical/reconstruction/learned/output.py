@@ -45,11 +45,12 @@ def expand(image: Tensor, coil_maps: Tensor) -> Tensor:
     return fft_centred(coil_maps * image[:, None])
 
 
-def kspace_scale(kspace: Tensor) -> Tensor:
-    """Return the root mean square of the zero-filled images, (B, 1, 1, 1); one where there is no signal.
+def normalised(kspace: Tensor) -> tuple[Tensor, Tensor]:
+    """Return k / s and s (B, 1, 1, 1), the root mean square of the zero-filled root-sum-of-squares image.
 
-    Networks divide by it and multiply their output, so they are homogeneous: network(a k) = a network(k) for a > 0.
+    Networks work on k / s and multiply their output by s, so they are homogeneous, network(a k) = a network(k) for
+    a > 0, and give zero where there is no signal.
     """
     energy = torch.view_as_real(kspace).square().sum((1, 2, 3, 4)) / (kspace.shape[-2] * kspace.shape[-1])
-    scale = energy.sqrt()
-    return torch.where(scale > 0, scale, 1.0)[:, None, None, None]
+    scale = energy.sqrt()[:, None, None, None]
+    return kspace / scale.clamp(min=torch.finfo(scale.dtype).tiny), scale

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from medical.reconstruction.learned.disco import Spacing
 from medical.reconstruction.learned.normalise import ComplexNetwork
-from medical.reconstruction.learned.output import LearnedOutput, combine, expand, kspace_scale
+from medical.reconstruction.learned.output import LearnedOutput, combine, expand, normalised
 from medical.reconstruction.learned.sensitivity import SensitivityNetwork, in_reference_phase
 from shared.errors import InputError
 
@@ -75,8 +75,7 @@ class UnrolledNetwork(nn.Module):
             InputError: shapes or types that do not fit.
         """
         check_input(kspace, mask, calibration)
-        scale = kspace_scale(kspace)
-        measured = kspace / scale
+        measured, scale = normalised(kspace)
         coil_maps = self.sensitivity(measured, calibration, spacing)
         k = measured
         if self.kspace_operator is not None:
