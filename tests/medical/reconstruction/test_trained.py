@@ -146,6 +146,41 @@ def test_coils_beyond_the_card_are_compressed_and_odd_sizes_crop_like_classical_
     assert float(correlation) > 0.9, "the untrained network starts at the zero-filled image, on the same pixels"
 
 
+@pytest.mark.parametrize("coils", [1, 32])
+@pytest.mark.parametrize("method", ["varnet", "no-varnet"])
+def test_one_coil_and_thirty_two_give_complex_single_precision_images(tmp_path, method, coils):
+    weights = random_weights(tmp_path, method, domain={"coils": [1, 8]})
+    raw = white_scan((49, 56), coils=coils, calibration=24)
+    found = reconstruct_all(raw, Settings(method=method, weights=str(weights)))
+    assert found.image.data.dtype == torch.complex64
+    assert found.image.data.shape == (1, 49, 56)
+    assert bool(torch.isfinite(found.image.data.abs()).all())
+    assert any("compressed from 32 to 8" in step for step in found.image.provenance["history"]) == (coils == 32)
+
+
+def test_partial_fourier_is_left_to_the_network_unless_asked_for(tmp_path):
+    weights = random_weights(tmp_path)
+    raw = white_scan((64, 40), acceleration=1)
+    mask = raw.mask.clone()
+    mask[:, :18] = False
+    raw = replace(raw, kspace=raw.kspace * mask[:, None], mask=mask)
+    settings = Settings(method="varnet", weights=str(weights), force=True)
+    plain = mri.reconstruct(raw, settings)
+    assert not any("Partial Fourier" in text for text in plain.provenance["warnings"])
+    filled = mri.reconstruct(raw, settings.model_copy(update={"partial_fourier": "pocs"}))
+    assert any("filled by pocs" in text for text in filled.provenance["history"])
+    assert not torch.equal(plain.data, filled.data)
+
+
+def test_a_scan_without_a_sampled_centre_is_refused(tmp_path):
+    raw = white_scan()
+    mask = torch.zeros_like(raw.mask)
+    mask[:, 1::4] = True
+    raw = replace(raw, kspace=raw.kspace * mask[:, None], mask=mask)
+    with pytest.raises(InputError, match="centre"):
+        mri.reconstruct(raw, Settings(method="varnet", weights=str(random_weights(tmp_path)), force=True))
+
+
 @pytest.mark.parametrize("axis", [-3, -1])
 def test_a_slab_becomes_planes_along_the_axis_without_gaps(tmp_path, axis):
     """Every plane of the slab must equal the plane scanned alone, whatever axis it is transformed along."""
