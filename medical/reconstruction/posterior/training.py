@@ -22,7 +22,7 @@ from torch import Tensor
 from medical.reconstruction.posterior.config import PriorTraining
 from medical.reconstruction.posterior.network import SliceUNet
 from medical.reconstruction.posterior.operator import to_channels
-from medical.reconstruction.posterior.prior import PriorFacts, save_prior
+from medical.reconstruction.posterior.prior import PriorFacts, SlicePrior, save_prior
 from medical.reconstruction.posterior.slices import SlicePool, draw_truth
 from medical.simulation.volumes import AnatomyCache, subjects
 from shared.denoiser import PreconditionedDenoiser
@@ -141,9 +141,7 @@ class PriorTrainer:
     @torch.no_grad()
     def validate(self, images: Tensor) -> dict[str, float]:
         """Return |D(x_0 + sigma eps) - x_0|^2 / |x_0|^2 of the averaged weights, with the same noise every time."""
-        network = SliceUNet(self.config.network).to(self.device).eval()
-        network.load_state_dict(self.average.average)
-        denoiser = self.denoiser.with_network(network)
+        denoiser = self.denoiser.with_network(self.prior().network)
         errors = {}
         for sigma in VALIDATION_SIGMAS:
             generator = torch.Generator().manual_seed(VALIDATION_SEED)
@@ -153,6 +151,17 @@ class PriorTrainer:
                 found = denoiser((images + sigma * noise).to(self.device), t).float().cpu()
             errors[f"{sigma:g}"] = float((found - images).square().sum() / images.square().sum())
         return errors
+
+    def start_from(self, network: SliceUNet) -> None:
+        """Begin with the weights of another network instead of random ones."""
+        self.network.load_state_dict(network.state_dict())
+        self.average = AveragedWeights(self.network, self.config.average)
+
+    def prior(self) -> SlicePrior:
+        """Return the averaged weights as a prior."""
+        network = SliceUNet(self.config.network).to(self.device).eval()
+        network.load_state_dict(self.average.average)
+        return SlicePrior(network.requires_grad_(False), self.facts())
 
     def facts(self) -> PriorFacts:
         """Return the facts of the prior as it stands."""
