@@ -1,4 +1,4 @@
-"""Reconstruct MR images from raw k-space: `fewstep mri info`, `reconstruct`, `compare`, `evaluate`."""
+"""Reconstruct MR images from raw k-space: `fewstep mri info`, `reconstruct`, `compare`, `evaluate`, `train`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medical.training.cli import train
 from shared.errors import InputError
 from shared.options import Device, Json, Overwrite, Quiet, Seed
 
@@ -204,6 +205,9 @@ def evaluate(
     if crop not in ("square", "none"):
         raise InputError("--crop", found=crop, expected="square or none", fix="See fewstep mri evaluate --help.")
     _tell_numbers(evaluate_files(reconstruction, reference, square=crop == "square", key=key), json)
+
+
+app.command()(train)
 
 
 def _tell_numbers(numbers: dict[str, float], json: Path | None) -> None:
