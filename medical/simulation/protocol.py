@@ -83,7 +83,9 @@ class Ranges(BaseModel):
         matrix: (y, x) of every scan instead of what pixels and field of view give.
         cell_mm: side of the cells of the continuous object.
         thickness_mm: thinnest and thickest slice.
-        motion: share of scans with motion between shots.
+        motion: share of scans with motion between 2 to 6 shots.
+        motion_mm: standard deviation of a step of translation between shots.
+        motion_degrees: of a step of rotation.
         variation: how far objects stray from their anatomy.
     """
 
