@@ -37,6 +37,7 @@ from medical.reconstruction.least_squares import rss
 from medical.reconstruction.preprocess import estimate_noise, prewhiten
 from medical.reconstruction.raw import RawScan
 from medical.simulation.acquisition import SimulatedSlice, acquire
+from medical.simulation.contrast import Contrast
 from medical.simulation.objects import draw_object
 from medical.simulation.patterns import PATTERNS, draw_sampling
 from medical.simulation.protocol import Protocol
@@ -110,7 +111,7 @@ def real_table(
 
 
 def held_out(
-    cache: AnatomyCache, count: int, protocol: Protocol, contrasts: tuple[str, ...] = ("T1w", "T2w", "PDw")
+    cache: AnatomyCache, count: int, protocol: Protocol, contrasts: tuple[Contrast, ...] = ("T1w", "T2w", "PD")
 ) -> Iterator[SimulatedSlice]:
     """Scan `count` slices of subjects that no training saw; slice n is the same object for every protocol."""
     for number in range(count):

@@ -28,10 +28,15 @@ from medical.reconstruction.methods import METHODS, coil_maps_of, encode, recons
 from medical.reconstruction.operators import CartesianSense
 from medical.reconstruction.raw import RawScan
 from medical.reconstruction.settings import TRAINED, Settings
+from medical.reconstruction.trusted import ended
 from shared.errors import InputError
 
 BART = ("bart-wavelet", "bart-nlinv")
-ALL = ("zero-filled", "sense", "wavelet", "bart-wavelet", "bart-nlinv", "varnet", "no-varnet", "modl", "dds")
+OWN = {"varnet-own": "varnet", "no-varnet-own": "no-varnet", "modl-own": "modl"}
+"""Networks without the soft data consistency that the command ends with."""
+
+CLASSIC = ("zero-filled", "sense", "wavelet", *BART)
+ALL = (*CLASSIC, *OWN, *TRAINED)
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,11 @@ def runners(names: tuple[str, ...], weights: dict[str, str], samples: int, calls
     """Return the methods that can run here; a word on each that cannot."""
     found: dict[str, Run] = {}
     for name in names:
-        if name in TRAINED:
-            settings = Settings(method=name, weights=weights.get(name), samples=samples, calls=calls, force=True)
+        if name in TRAINED or name in OWN:
+            method = OWN.get(name, name)
+            ending = "none" if name in OWN else "soft"
+            drawn = {"samples": samples, "calls": calls}
+            settings = Settings(method=method, weights=weights.get(method), force=True, consistency=ending, **drawn)
             try:
                 found[name] = trained_runner(settings, device)
             except InputError as error:
@@ -90,7 +98,7 @@ def trained_runner(settings: Settings, device: str) -> Run:
     def run(scan: RawScan) -> Found:
         start = time.perf_counter()
         fitted = trained.fitted(scan, model, settings)
-        images = trained.images_of(fitted, model, torch.Generator().manual_seed(0))
+        images, _ = ended(fitted, trained.images_of(fitted, model, torch.Generator().manual_seed(0)), settings)
         seconds = time.perf_counter() - start
         operator = CartesianSense(images.maps, fitted.mask)
         energy = float((operator(images.image) - fitted.kspace).norm()) ** 2

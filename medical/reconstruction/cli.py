@@ -92,9 +92,9 @@ def reconstruct(
     force: Annotated[
         bool, typer.Option("--force", help="Run a trained model on a scan far outside its model card.")
     ] = False,
-    hard_consistency: Annotated[
-        bool, typer.Option("--hard-consistency", help="End a trained method with hard data consistency.")
-    ] = False,
+    consistency: Annotated[
+        str | None, typer.Option(help="How a trained network ends: soft (default), hard or none, towards the data.")
+    ] = None,
     classical: Annotated[
         str | None, typer.Option(help="Method shown beside a trained one: wavelet (default), sense or tv.")
     ] = None,
@@ -146,7 +146,7 @@ def reconstruct(
         "calls": calls,
         "weights": weights,
         "force": force or None,
-        "hard_consistency": hard_consistency or None,
+        "consistency": consistency,
         "classical": classical,
     }
     settings = _settings(config, {name: value for name, value in chosen.items() if value is not None})

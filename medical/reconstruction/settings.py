@@ -31,7 +31,8 @@ class Settings(BaseModel):
         calls: network calls of each.
         weights: of the trained model, by name or path; None takes the packaged ones.
         force: run a trained model on a scan far outside its model card.
-        hard_consistency: end a trained method with hard data consistency.
+        consistency: how a trained network ends: "soft" (the image nearest to it that also fits the data, weighted by
+            the noise; only on whitened data), "hard" (it must fit the data exactly) or "none" (as it is).
         classical: the method whose image is shown beside that of a trained one.
     """
 
@@ -50,5 +51,5 @@ class Settings(BaseModel):
     calls: PositiveInt = 20
     weights: str | None = None
     force: bool = False
-    hard_consistency: bool = False
+    consistency: Literal["none", "soft", "hard"] = "soft"
     classical: Literal["sense", "wavelet", "tv"] = "wavelet"

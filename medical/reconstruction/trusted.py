@@ -16,17 +16,20 @@
 | lowest_agreement     | smallest value of the agreement map                                                    |
 | samples, unknowns    | of the chi-square range of the residual                                                |
 
-All are on the pixels of the result. A x uses the coil maps of the model: a network's own, ESPIRiT's for a posterior.
+All are on the pixels of the result. A x uses ESPIRiT's coil maps; a network's own where
+its image is left as it is.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from medical import metrics
 from medical.reconstruction.least_squares import SENSE_LAMDA
-from medical.reconstruction.methods import SliceResult, fill_partial_fourier, reconstruct_slice, volume_of
+from medical.reconstruction.methods import SliceResult, coil_maps_of, fill_partial_fourier, reconstruct_slice, volume_of
 from medical.reconstruction.operators import CartesianSense
 from medical.reconstruction.preprocess import crop_to_recon, is_white
 from medical.reconstruction.quality.consistency import consistent_image, residual_map
@@ -34,9 +37,10 @@ from medical.reconstruction.quality.null_space import split
 from medical.reconstruction.quality.ring_correlation import agreement_map
 from medical.reconstruction.raw import RawScan
 from medical.reconstruction.settings import Settings
-from medical.reconstruction.trained import TrainedModel, images_of
+from medical.reconstruction.trained import TrainedImages, TrainedModel, images_of
 
 SPLIT_ITERATIONS = 30
+CONSISTENCY_ITERATIONS = 30
 MAPS = ("uncertainty", "unmeasured", "unexplained", "disagreement")
 
 
@@ -64,13 +68,10 @@ def reconstruct_trained(
     """
     classical_settings = settings.model_copy(update={"method": settings.classical, "lamda": None, "iterations": None})
     classical = reconstruct_slice(scan, classical_settings, reference=reference, generator=generator, device=device)
-    found = images_of(scan, model, generator)
+    found, told = ended(scan, images_of(scan, model, generator), settings)
     image, maps = found.image.to(device), found.maps.to(device)
     operator, data = CartesianSense(maps, scan.mask.to(device)), scan.kspace.to(device)
-    history = [f"Image by the trained model {model.card.name} (sha256 {model.sha256[:16]})."]
-    if settings.hard_consistency:
-        image = consistent_image(operator, data, image)
-        history.append("Ended with hard data consistency.")
+    history = [f"Image by the trained model {model.card.name} (sha256 {model.sha256[:16]}).", told]
     unexplained = residual_map(operator, data, image)
     lamda = _relative_noise(image) if is_white(scan) else SENSE_LAMDA
     parts = split(operator, image, lamda=lamda, iterations=SPLIT_ITERATIONS)
@@ -98,7 +99,7 @@ def reconstruct_trained(
         trust["lowest_agreement"] = float(agreement.min())
     return SliceResult(
         result,
-        {"model": model.card.name, "hard_consistency": settings.hard_consistency, "classical": settings.classical},
+        {"model": model.card.name, "consistency": settings.consistency, "classical": settings.classical},
         residual_energy=residual,
         data_energy=float(data.norm()) ** 2,
         noise_energy=float(samples),
@@ -106,6 +107,40 @@ def reconstruct_trained(
         companions=companions,
         trust=trust,
     )
+
+
+def ended(scan: RawScan, found: TrainedImages, settings: Settings) -> tuple[TrainedImages, str]:
+    r"""Return a network's images after the last step towards the data, in the frame of ESPIRiT's maps, and a sentence.
+
+    With maps E of ESPIRiT, which are more exact than a network's S, and x_E = (E^H S) x, the soft step is
+
+        argmin_z ||A_E z - y||^2 + lamda ||z - x_E||^2,      1 / lamda = C (||A_E x_E - y||^2 / m - 1)
+
+    for C coils and m samples with noise of variance 1. The right-hand side estimates the error variance of a pixel:
+    errors spread evenly over an image of N pixels leave N v / R of their energy N v among the m = N C / R samples. An
+    image whose residual is that of noise stays as it is. The hard step is lamda = 0.
+
+    Args:
+        scan: of one slice or slab, `trained.fitted`.
+        found: the images.
+        settings: `consistency`; posteriors are consistent as they are drawn and pass.
+    """
+    if settings.consistency == "none" or found.deviation is not None:
+        return found, "The image is the model's own."
+    if settings.consistency == "soft" and not is_white(scan):
+        return found, "The image is the network's own: without a noise level there is no soft data consistency."
+    maps, _ = coil_maps_of(scan, crop=0.0)
+    operator = CartesianSense(maps, scan.mask)
+    image = found.image * (maps.conj() * found.maps).sum(2)
+    lamda = 0.0
+    if settings.consistency == "soft":
+        residual = float((operator(image) - scan.kspace).norm()) ** 2 / (int(scan.mask.sum()) * scan.coils)
+        if residual <= 1:
+            return found, "The image is the network's own: its residual is that of noise."
+        lamda = 1 / (scan.coils * (residual - 1))
+    image = consistent_image(operator, scan.kspace, image, lamda=lamda, iterations=CONSISTENCY_ITERATIONS)
+    told = f"Ended with {settings.consistency} data consistency (lamda = {lamda:.3g}, ESPIRiT maps)."
+    return replace(found, image=image, maps=maps), told
 
 
 def _on_protocol(image: Tensor, scan: RawScan) -> Tensor:

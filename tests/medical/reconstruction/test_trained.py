@@ -25,7 +25,7 @@ from medical.reconstruction.learned.build import network_from_data
 from medical.reconstruction.pipeline import one_slice, reconstruct_all
 from medical.reconstruction.quality.card import ModelCard
 from medical.reconstruction.settings import Settings
-from medical.reconstruction.trusted import reconstruct_trained
+from medical.reconstruction.trusted import ended, reconstruct_trained
 from shared.errors import InputError
 from shared.weights import sha256
 from tests.medical.reconstruction.phantom import coil_maps, every_nth_line, head, scan
@@ -93,7 +93,7 @@ def load(weights: Path) -> trained.TrainedModel:
 @pytest.mark.parametrize("method", ["varnet", "no-varnet"])
 def test_the_pipeline_gives_the_networks_own_image_in_place_with_its_companions(tmp_path, method):
     weights = random_weights(tmp_path, method)
-    settings = Settings(method=method, weights=str(weights), classical="sense")
+    settings = Settings(method=method, weights=str(weights), classical="sense", consistency="none")
     raw = white_scan(slices=2)
     found = reconstruct_all(raw, settings)
     network = network_from_data(NETWORKS[method])
@@ -118,19 +118,39 @@ def test_the_pipeline_gives_the_networks_own_image_in_place_with_its_companions(
     assert facts["warnings"] == ()
 
 
-def test_the_residual_is_that_of_the_networks_image_and_maps_and_hard_consistency_removes_it(tmp_path):
+def test_the_residual_is_that_of_the_networks_image_and_maps(tmp_path):
     weights = random_weights(tmp_path)
     raw = white_scan()
-    model = load(weights)
-    found = trained.images_of(raw, model, torch.Generator())
-    image, maps = found.image, found.maps
-    energy = float(((fft_centred(maps[:, 0] * image) - raw.kspace) * raw.mask[:, None]).norm()) ** 2
-    generator = torch.Generator().manual_seed(0)
-    plain = reconstruct_trained(raw, Settings(method="varnet"), model, generator=generator)
+    found = trained.images_of(raw, load(weights), torch.Generator())
+    energy = float(((fft_centred(found.maps[:, 0] * found.image) - raw.kspace) * raw.mask[:, None]).norm()) ** 2
+    settings = Settings(method="varnet", consistency="none")
+    plain = reconstruct_trained(raw, settings, load(weights), generator=torch.Generator())
     assert plain.residual_energy == pytest.approx(energy, rel=1e-4)
-    hard = reconstruct_trained(raw, Settings(method="varnet", hard_consistency=True), model, generator=generator)
-    assert hard.residual_energy < 0.5 * plain.residual_energy
-    assert not torch.equal(hard.image, plain.image)
+
+
+def test_soft_consistency_brings_a_wrong_image_near_the_truth_and_leaves_a_right_one():
+    shape, coils = (48, 40), 6
+    maps, mask = coil_maps(shape, coils)[None, None].to(torch.complex64), every_nth_line(shape, 2, 20)
+    truth = (30 * head(shape))[None, None].to(torch.complex64)
+    noise = torch.randn(coils, 5000, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+    raw = scan_of(scan(truth[0, 0].to(torch.complex128), maps[0, 0], mask, 1.0).to(torch.complex64), mask, noise=noise)
+    blurred = truth + 6 * torch.randn(truth.shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(2))
+    wrong, told = ended(raw, trained.TrainedImages(blurred, maps), Settings(method="varnet"))
+    assert "soft data consistency" in told
+
+    def error(found):
+        return float((found.maps * found.image[:, :, None] - maps * truth[:, :, None]).norm())
+
+    before = error(trained.TrainedImages(blurred, maps))
+    assert error(wrong) < 0.6 * before
+    hard, _ = ended(raw, trained.TrainedImages(blurred, maps), Settings(method="varnet", consistency="hard"))
+    assert error(wrong) < error(hard), "the hard step fits the noise"
+    fitted_noise = trained.TrainedImages(0.999 * wrong.image, wrong.maps)
+    kept, told = ended(raw, fitted_noise, Settings(method="varnet"))
+    assert "that of noise" in told
+    assert torch.equal(kept.image, fitted_noise.image)
+    unknown = replace(raw, noise=None)
+    assert ended(unknown, trained.TrainedImages(blurred, maps), Settings(method="varnet"))[0].image is blurred
 
 
 def test_coils_beyond_the_card_are_compressed_and_odd_sizes_crop_like_classical_ones(tmp_path):
