@@ -78,10 +78,13 @@ def train(
     """
     try:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
     except ImportError as error:
         raise MissingExtra("accelerate", extra="train", purpose="to train networks") from error
 
     folder = Path(work)
+    # accelerate keeps one device and precision a process, and a second training may want others.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(cpu=torch.device(device).type == "cpu", mixed_precision=config.precision)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     model, prepared = accelerator.prepare(network, optimizer)

@@ -47,7 +47,8 @@ class OneCascade(nn.Module):
         scale = low.abs().amax((1, 2, 3), keepdim=True)
         y = kspace / scale
         image = (maps.conj() * ifft_centred(y)).sum(1, keepdim=True)
-        image = image + torch.complex(*self.dropout(self.body(torch.cat([image.real, image.imag], 1))).split(1, 1))
+        step = self.dropout(self.body(torch.cat([image.real, image.imag], 1))).float()
+        image = image + torch.complex(*step.split(1, 1))
         k = fft_centred(maps * image)
         k = k - self.weight * (k - y) * mask[:, None]
         return Output((maps.conj() * ifft_centred(k)).sum(1) * scale[:, 0], maps, k * scale)
@@ -124,6 +125,18 @@ def test_a_trained_network_beats_zero_filling_on_a_subject_it_has_not_seen(brain
     with Image.open(tmp_path / "w" / "validation_000030.png") as picture:
         assert picture.width > 300
         assert picture.convert("L").getextrema()[1] > 200
+
+
+@pytest.mark.data
+def test_mixed_precision_trains_near_the_same_weights_after_a_training_in_full(brains, slices, tmp_path):
+    weights = {}
+    for precision in ("no", "bf16"):
+        settings = config(steps=2, warmup=0, precision=precision, average=0.0)
+        end = train(settings, network(), data=brains, cache=slices, work=tmp_path / precision)
+        weights[precision] = end.network.state_dict()["body.0.weight"]
+    difference = (weights["bf16"] - weights["no"]).norm()
+    moved = (weights["no"] - network().state_dict()["body.0.weight"]).norm()
+    assert 0 < float(difference) < 0.5 * float(moved)
 
 
 @pytest.mark.data
