@@ -1,4 +1,5 @@
-"""Reconstruct MR images from raw k-space: `fewstep mri info`, `reconstruct`, `compare`, `evaluate`, `train`."""
+"""Reconstruct MR images from raw k-space: `fewstep mri info`, `reconstruct`, `compare`, `evaluate`,
+`train`, `train-prior`."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medical.reconstruction.posterior.cli import train_prior
 from medical.training.cli import train
 from shared.errors import InputError
 from shared.options import Device, Json, Overwrite, Quiet, Seed
@@ -208,6 +210,7 @@ def evaluate(
 
 
 app.command()(train)
+app.command("train-prior")(train_prior)
 
 
 def _tell_numbers(numbers: dict[str, float], json: Path | None) -> None:
