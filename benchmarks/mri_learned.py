@@ -33,7 +33,7 @@ from medical import metrics
 from medical.reconstruction.coil_maps_reference import maps_from_reference
 from medical.reconstruction.fourier import ifft_centred
 from medical.reconstruction.least_squares import rss
-from medical.reconstruction.preprocess import estimate_noise, prewhiten
+from medical.reconstruction.preprocess import prewhiten
 from medical.reconstruction.raw import RawScan
 from medical.simulation.acquisition import SimulatedSlice, acquire
 from medical.simulation.contrast import Contrast
@@ -47,6 +47,8 @@ from shared.numbers import write_numbers
 COLUMNS = ("psnr", "ssim", "nmse", "hfen", "body.psnr", "body.ssim", "residual", "seconds")
 PIXEL_MM = 1.9
 THICKNESS_MM = 3.0
+AIR, AIR_END = slice(2, 16), slice(-16, -2)
+"""Rows and columns of a corner of the real images that is air."""
 
 
 def judge(reference: Tensor, image: Tensor) -> dict[str, float]:
@@ -72,11 +74,17 @@ def measure(scan: RawScan, references: dict[str, Tensor], methods: dict[str, Run
 
 
 def real_brain(folder: Path) -> tuple[RawScan, dict[str, Tensor]]:
-    """Return the full 16-coil brain, whitened by its outermost samples, and its two references."""
+    """Return the full 16-coil brain and its two references.
+
+    It has no noise scan: the air in the corners of its full coil images stands for one. (Its outermost samples hold
+    signal: they say a noise variance five times as large.)
+    """
     kspace = torch.from_numpy(np.load(folder / "mri" / "pulseq_cimaX_brain_16ch_128.npy"))
     body = torch.from_numpy(np.load(folder / "mri" / "pulseq_cimaX_brain_bodycoil_2ch_128.npy"))
     full = scan_of_slice(kspace, torch.ones(kspace.shape[1:], dtype=torch.bool), (2.0, 2.0))
-    full = prewhiten(estimate_noise(replace(full, noise=None)))
+    images = ifft_centred(full.kspace)[0]
+    corners = [images[:, y, x].flatten(1) for y in (AIR, AIR_END) for x in (AIR, AIR_END)]
+    full = prewhiten(replace(full, noise=torch.cat(corners, 1)))
     coil_images = ifft_centred(full.kspace)
     maps = maps_from_reference(coil_images, ifft_centred(body[None]))
     combined = (maps[:, 0].conj() * coil_images).sum(1)
