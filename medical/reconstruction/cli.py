@@ -1,5 +1,4 @@
-"""Reconstruct MR images from raw k-space: `fewstep mri info`, `reconstruct`, `compare`, `evaluate`,
-`train`, `train-prior`."""
+"""The commands `fewstep mri`: info, reconstruct, compare, evaluate, train, train-prior."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -15,12 +15,14 @@ from medical.reconstruction.learned.configs import (
     NetworkConfig,
     NOVarNetConfig,
     OperatorConfig,
+    ProximalConfig,
     VarNetConfig,
 )
 from medical.reconstruction.learned.disco import PolarBasis
 from medical.reconstruction.learned.modl import ConvolutionStack, MoDL
 from medical.reconstruction.learned.no_varnet import FillingOperator
 from medical.reconstruction.learned.normalise import ComplexNetwork, ImageNetwork
+from medical.reconstruction.learned.proximal import ProximalNetwork
 from medical.reconstruction.learned.sensitivity import SensitivityNetwork
 from medical.reconstruction.learned.udno import udno
 from medical.reconstruction.learned.unet import unet
@@ -44,6 +46,8 @@ def build(config: NetworkConfig) -> nn.Module:
             return _no_varnet(config)
         case MoDLConfig():
             return _modl(config)
+        case ProximalConfig():
+            return _proximal(config)
         case OperatorConfig():
             return _operator_network(config)
 
@@ -98,26 +102,45 @@ def _varnet(config: VarNetConfig) -> UnrolledNetwork:
 
 
 def _no_varnet(config: NOVarNetConfig) -> UnrolledNetwork:
-    def image_basis(level: int) -> PolarBasis:
-        return PolarBasis(config.radius_mm * 2**level, config.rings, config.angles)
-
-    def kspace_basis(level: int) -> PolarBasis:
-        return PolarBasis(config.kspace_radius_per_mm * 2**level, config.rings, config.angles)
-
-    kspace_network = udno(3, 2, channels=config.kspace_channels, pools=config.kspace_pools, basis=kspace_basis)
+    basis = _image_basis(config)
     return UnrolledNetwork(
-        _sensitivity(
-            udno(2, 2, channels=config.sensitivity_channels, pools=config.sensitivity_pools, basis=image_basis)
-        ),
+        _sensitivity(udno(2, 2, channels=config.sensitivity_channels, pools=config.sensitivity_pools, basis=basis)),
         [
             ComplexNetwork(
-                udno(2, 2, channels=config.channels, pools=config.pools, basis=image_basis, dropout=config.dropout),
+                udno(2, 2, channels=config.channels, pools=config.pools, basis=basis, dropout=config.dropout),
                 start_at_zero=True,
             )
             for _ in range(config.cascades)
         ],
-        FillingOperator(ComplexNetwork(kspace_network, start_at_zero=True)),
+        _filling(config),
     )
+
+
+def _proximal(config: ProximalConfig) -> ProximalNetwork:
+    def network() -> ImageNetwork:
+        if config.backbone == "unet":
+            return unet(3, 2, channels=config.channels, pools=config.pools)
+        return udno(3, 2, channels=config.channels, pools=config.pools, basis=_image_basis(config))
+
+    if config.backbone not in ("unet", "udno"):
+        raise InputError("backbone", found=repr(config.backbone), expected="unet or udno", fix="Correct the name.")
+    return ProximalNetwork(
+        [ComplexNetwork(network(), start_at_zero=True) for _ in range(config.cascades)],
+        iterations=config.gradient_steps,
+        kspace_operator=_filling(config) if config.backbone == "udno" else None,
+    )
+
+
+def _image_basis(config: NOVarNetConfig | ProximalConfig) -> Callable[[int], PolarBasis]:
+    return lambda level: PolarBasis(config.radius_mm * 2**level, config.rings, config.angles)
+
+
+def _filling(config: NOVarNetConfig | ProximalConfig) -> FillingOperator:
+    def basis(level: int) -> PolarBasis:
+        return PolarBasis(config.kspace_radius_per_mm * 2**level, config.rings, config.angles)
+
+    network = udno(3, 2, channels=config.kspace_channels, pools=config.kspace_pools, basis=basis)
+    return FillingOperator(ComplexNetwork(network, start_at_zero=True))
 
 
 def _modl(config: MoDLConfig) -> MoDL:

@@ -131,6 +131,37 @@ class MoDLConfig(_Config):
 
 
 @dataclass(frozen=True)
+class ProximalConfig(_Config):
+    """Cascades that solve for the data on ESPIRiT maps (`proximal.py`), with U-Nets or U-shaped DISCO operators.
+
+    Attributes:
+        backbone: "unet" (VarNet), or "udno" (NO-VarNet, with its operator on k-space).
+        cascades: number of unrolled steps.
+        channels: of the image networks' finest level.
+        pools: number of times that they halve the grid.
+        gradient_steps: conjugate-gradient iterations of a cascade.
+        kspace_channels: of the k-space operator (udno).
+        kspace_pools: of the k-space operator (udno).
+        radius_mm: DISCO radius of the finest level in image space (udno).
+        kspace_radius_per_mm: the same in k-space (udno).
+        rings: of the basis (udno).
+        angles: of the basis (udno).
+    """
+
+    backbone: str = "udno"
+    cascades: int = 5
+    channels: int = 18
+    pools: int = 4
+    gradient_steps: int = 8
+    kspace_channels: int = 16
+    kspace_pools: int = 4
+    radius_mm: float = 3.0
+    kspace_radius_per_mm: float = 0.011
+    rings: int = 2
+    angles: int = 8
+
+
+@dataclass(frozen=True)
 class OperatorConfig(_Config):
     """The unrolled network with a Fourier or U-shaped neural operator for its image networks.
 
@@ -153,12 +184,13 @@ class OperatorConfig(_Config):
     sensitivity_pools: int = 4
 
 
-NetworkConfig = VarNetConfig | NOVarNetConfig | MoDLConfig | OperatorConfig
+NetworkConfig = VarNetConfig | NOVarNetConfig | MoDLConfig | ProximalConfig | OperatorConfig
 
-NAMES: dict[str, type[VarNetConfig] | type[NOVarNetConfig] | type[MoDLConfig] | type[OperatorConfig]] = {
+NAMES: dict[str, type[NetworkConfig]] = {
     "varnet": VarNetConfig,
     "no_varnet": NOVarNetConfig,
     "modl": MoDLConfig,
+    "proximal": ProximalConfig,
     "operator": OperatorConfig,
 }
 """The name of every kind of network in data."""
@@ -174,6 +206,7 @@ SMALL: dict[str, NetworkConfig] = {
         kspace_channels=8,
         kspace_pools=2,
     ),
+    "proximal": ProximalConfig(cascades=4, channels=10, pools=3, kspace_channels=11, kspace_pools=2),
     "modl": MoDLConfig(channels=48, sensitivity_channels=4, sensitivity_pools=3),
     "operator": OperatorConfig(channels=20, modes=16, layers=4, sensitivity_channels=4, sensitivity_pools=3),
 }
