@@ -1,4 +1,4 @@
-"""The commands `fewstep mri`: info, reconstruct, compare, evaluate, train, train-prior."""
+"""Reconstruct MR images from raw k-space, evaluate and compare them, train networks: `fewstep mri`."""
 
 from __future__ import annotations
 
