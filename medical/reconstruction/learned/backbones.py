@@ -89,7 +89,7 @@ BACKBONES = {"fno": fno, "uno": uno}
 
 def _neuralop_models() -> Any:
     try:
-        from neuralop import models  # type: ignore[import-not-found]
+        from neuralop import models
     except ImportError as error:
         raise MissingExtra("neuralop", extra="operators", purpose="for the backbones fno and uno") from error
     return models
