@@ -13,7 +13,7 @@ import numpy as np
 
 from medical.reconstruction.continuous_object import Plane
 from medical.simulation.contrast import Contrast, bias_field, in_contrast
-from medical.simulation.phase import background_phase
+from medical.simulation.phase import background_phase, fat_phase
 from medical.simulation.smooth import smooth_noise
 from medical.simulation.volumes import AnatomySlice
 from shared.errors import InputError
@@ -109,7 +109,8 @@ def draw_object(
     # The object is moved to the centre of the field of view, as a technologist does.
     middle, half = _extent(rho, (cell_mm, cell_mm))
     v, u = v - v[0] - middle[0], u - u[0] - middle[1]
-    values = rho * np.exp(1j * background_phase(v, u, generator))
+    fat = fat_phase(rho > EDGE * rho.max(), cell_mm, generator)
+    values = rho * np.exp(1j * (background_phase(v, u, generator) + fat))
     plane = Plane(values, u, v, cell_mm, np.eye(3), np.zeros(3))
     subject = anatomy.subject
     facts = {

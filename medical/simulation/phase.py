@@ -1,11 +1,14 @@
-"""Background phase of an image: a gradient echo in an inhomogeneous field, or the smooth remains of a spin echo."""
+"""Phase of an image: the smooth phase of a gradient echo in an inhomogeneous field, and that of fat under the skin."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from medical.reconstruction.continuous_object import AIR_TISSUE_SUSCEPTIBILITY, LARMOR_HZ
-from medical.simulation.smooth import unit_smooth_noise
+from medical.simulation.smooth import smooth_noise, unit_smooth_noise
+
+FAT_MM = (3.0, 12.0)
+"""Thinnest and thickest layer under the skin."""
 
 
 def background_phase(y_mm: np.ndarray, x_mm: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -43,3 +46,24 @@ def background_phase(y_mm: np.ndarray, x_mm: np.ndarray, generator: np.random.Ge
         dipole = (radius**2 / square) ** 1.5 * (3 * height**2 / square - 1)
         phase += 2 * np.pi * echo_time_s * LARMOR_HZ * AIR_TISSUE_SUSCEPTIBILITY / 3 * dipole
     return phase
+
+
+def fat_phase(head: np.ndarray, cell_mm: float, generator: np.random.Generator) -> np.ndarray:
+    """Draw the phase (y, x) in radians that fat under the skin has more than water: a constant there, 0 inside.
+
+    Fat turns 3.4 ppm slower than water, 440 Hz at 3 T, so any phase is as likely between usual echo times. The layer
+    follows the surface of the head; its thickness is drawn from `FAT_MM` and varies by a third over 40 mm. In three of
+    ten heads there is none (fat suppression, or an echo in phase). Its shift along the readout is left out.
+
+    Args:
+        head: bool (y, x), where there is tissue; holes do not matter.
+        cell_mm: side of a cell.
+        generator: of presence, thickness and phase.
+    """
+    from scipy.ndimage import binary_fill_holes, distance_transform_edt
+
+    present = generator.uniform() < 0.7
+    thickness = generator.uniform(*FAT_MM) * np.exp(0.3 * smooth_noise(head.shape, 40.0 / cell_mm, generator))
+    angle = generator.uniform(-np.pi, np.pi)
+    depth = distance_transform_edt(np.pad(binary_fill_holes(head), 1))[1:-1, 1:-1] * cell_mm
+    return angle * ((depth <= thickness) & present)
