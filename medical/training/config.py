@@ -18,6 +18,7 @@ class TrainingConfig(BaseModel):
         method: as `fewstep mri reconstruct --method` calls it.
         network: what `medical.reconstruction.learned.network_from_data` builds.
         ranges: of the simulated acquisitions.
+        virtual_coils: larger simulated arrays are compressed to so many coils, which saves time; None keeps all.
         steps: of the optimiser.
         slices_per_step: simulated slices whose gradients are averaged in a step; each has a matrix and coils of its
             own, so they go through the network one by one.
@@ -41,6 +42,7 @@ class TrainingConfig(BaseModel):
     method: str = Field(pattern=r"^[a-z0-9-]+$")
     network: dict[str, Any]
     ranges: Ranges = Ranges()
+    virtual_coils: PositiveInt | None = None
     steps: PositiveInt
     slices_per_step: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3

@@ -6,8 +6,10 @@ Nothing is stored but the anatomies: what is random about a slice comes from a g
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from medical.simulation.acquisition import SimulatedSlice, acquire
@@ -27,6 +29,7 @@ class SimulatedSlices(Dataset[SimulatedSlice]):
         length: how many slices there are.
         seed: two data sets with one seed have the same slices.
         first: number of the first slice, when a training goes on.
+        virtual_coils: larger arrays are compressed to so many coils.
     """
 
     def __init__(
@@ -39,9 +42,11 @@ class SimulatedSlices(Dataset[SimulatedSlice]):
         length: int,
         seed: int = 0,
         first: int = 0,
+        virtual_coils: int | None = None,
     ) -> None:
         self.anatomies = AnatomyCache(subjects(split, data), data, cache)
         self.ranges, self.length, self.seed, self.first = ranges, length, seed, first
+        self.virtual_coils = virtual_coils
 
     def __len__(self) -> int:
         return self.length - self.first
@@ -56,4 +61,25 @@ class SimulatedSlices(Dataset[SimulatedSlice]):
         scanned = draw_object(
             anatomy, protocol.contrast, draws, variation=self.ranges.variation, cell_mm=protocol.cell_mm
         )
-        return acquire(scanned, protocol, draws)
+        scan = acquire(scanned, protocol, draws)
+        return scan if self.virtual_coils is None else compressed(scan, self.virtual_coils)
+
+
+def compressed(scan: SimulatedSlice, coils: int) -> SimulatedSlice:
+    """Return the slice in at most so many virtual coils: the principal components of what was acquired.
+
+    The noise stays white. The true image and the unit norm of the maps are those of all coils, of which the virtual
+    ones hold nearly all signal.
+    """
+    if len(scan.kspace) <= coils:
+        return scan
+    samples = scan.kspace[:, scan.mask]
+    vectors = torch.linalg.eigh(samples @ samples.mH)[1]
+    matrix = vectors.flip(-1)[:, :coils].mH
+
+    def mixed(x: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("vc,cyx->vyx", matrix, x)
+
+    return replace(
+        scan, kspace=mixed(scan.kspace), full_kspace=mixed(scan.full_kspace), coil_maps=mixed(scan.coil_maps)
+    )

@@ -106,7 +106,14 @@ def train(
     if step < last:
         each = config.slices_per_step * accelerator.num_processes
         slices = SimulatedSlices(
-            "train", config.ranges, data, cache, length=last * each, seed=config.seed, first=step * each
+            "train",
+            config.ranges,
+            data,
+            cache,
+            length=last * each,
+            seed=config.seed,
+            first=step * each,
+            virtual_coils=config.virtual_coils,
         )
         mine = torch.utils.data.Subset(slices, range(accelerator.process_index, len(slices), accelerator.num_processes))
         source = iter(DataLoader(mine, batch_size=None, num_workers=config.workers))
@@ -174,7 +181,13 @@ def _validate(
 ) -> dict[str, float]:
     """Score the averaged weights on the validation subjects and draw them; the trained weights stay."""
     slices = SimulatedSlices(
-        "validation", config.ranges, data, cache, length=config.validation_slices, seed=VALIDATION_SEED
+        "validation",
+        config.ranges,
+        data,
+        cache,
+        length=config.validation_slices,
+        seed=VALIDATION_SEED,
+        virtual_coils=config.virtual_coils,
     )
     trained = {name: value.clone() for name, value in network.state_dict().items()}
     network.load_state_dict(averaged.average)

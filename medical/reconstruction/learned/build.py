@@ -22,7 +22,7 @@ from medical.reconstruction.learned.disco import PolarBasis
 from medical.reconstruction.learned.modl import ConvolutionStack, MoDL
 from medical.reconstruction.learned.no_varnet import FillingOperator
 from medical.reconstruction.learned.normalise import ComplexNetwork, ImageNetwork
-from medical.reconstruction.learned.proximal import ProximalNetwork
+from medical.reconstruction.learned.proximal import CONDITIONS, ProximalNetwork
 from medical.reconstruction.learned.sensitivity import SensitivityNetwork
 from medical.reconstruction.learned.udno import udno
 from medical.reconstruction.learned.unet import unet
@@ -118,9 +118,10 @@ def _no_varnet(config: NOVarNetConfig) -> UnrolledNetwork:
 
 def _proximal(config: ProximalConfig) -> ProximalNetwork:
     def network() -> ImageNetwork:
+        size = {"channels": config.channels, "pools": config.pools, "conditions": CONDITIONS}
         if config.backbone == "unet":
-            return unet(3, 2, channels=config.channels, pools=config.pools)
-        return udno(3, 2, channels=config.channels, pools=config.pools, basis=_image_basis(config))
+            return unet(2, 2, **size)
+        return udno(2, 2, basis=_image_basis(config), **size)
 
     if config.backbone not in ("unet", "udno"):
         raise InputError("backbone", found=repr(config.backbone), expected="unet or udno", fix="Correct the name.")

@@ -24,9 +24,9 @@ def kspace_spacing(shape: tuple[int, int], spacing: Spacing) -> Spacing:
 class FillingOperator(nn.Module):
     r"""Fills what was not sampled and leaves what was: k_0 = y + (1 - M) F S F^-1 (q + N(w q, M) / w).
 
-    q = F S^H F^-1 y is the k-space of the combined image. Its magnitude falls by orders from the centre outwards, so
-    the operator sees it weighted by w = (1 + |k|^2 / k_c^2)^(3/4), which is the same function on every grid, and it
-    sees the mask.
+    q = F x is the k-space of an image: of a first reconstruction, or of the combined data, x = S^H F^-1 y. Its magnitude
+    falls by orders from the centre outwards, so the operator sees it weighted by w = (1 + |k|^2 / k_c^2)^(3/4), which
+    is the same function on every grid, and it sees the mask.
 
     Args:
         network: N, complex k-space and one channel more to complex k-space.
@@ -37,14 +37,24 @@ class FillingOperator(nn.Module):
         super().__init__()
         self.network, self.corner = network, corner
 
-    def forward(self, measured: Tensor, mask: Tensor, coil_maps: Tensor, spacing: Spacing) -> Tensor:
-        """Return k_0 (B, C, H, W)."""
+    def forward(
+        self, measured: Tensor, mask: Tensor, coil_maps: Tensor, spacing: Spacing, image: Tensor | None = None
+    ) -> Tensor:
+        """Return k_0 (B, C, H, W).
+
+        Args:
+            measured: y, complex (B, C, H, W), zero where not sampled.
+            mask: bool (B, H, W).
+            coil_maps: complex (B, C, H, W).
+            spacing: pixel size in mm (y, x).
+            image: x, complex (B, H, W); None combines the data.
+        """
         height, width = measured.shape[-2:]
         step = kspace_spacing((height, width), spacing)
         ky = (torch.arange(height, device=measured.device) - height // 2) * step[0]
         kx = (torch.arange(width, device=measured.device) - width // 2) * step[1]
         weight = (1 + (ky[:, None] ** 2 + kx**2) / self.corner**2).pow(0.75).to(measured.real.dtype)
-        image = combine(measured, coil_maps)
+        image = combine(measured, coil_maps) if image is None else image
         q = fft_centred(image)
         correction = self.network(weight * q, step, mask[:, None]) / weight
         filled = expand(image + ifft_centred(correction), coil_maps)

@@ -66,13 +66,16 @@ class ComplexNetwork(nn.Module):
             for parameter in network.output_layer().parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, spacing: Spacing, extra: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, spacing: Spacing, extra: Tensor | None = None, condition: Tensor | None = None
+    ) -> Tensor:
         """Return the network's complex output.
 
         Args:
             x: complex (N, H, W), any H and W.
             spacing: pixel size (y, x), in the unit of the network's bases.
             extra: real (N, channels, H, W), seen by the network as it is.
+            condition: real (N, conditions), of a network that takes any.
         """
         channels = torch.view_as_real(x).movedim(-1, 1)
         mean, scale = self.statistics(channels)
@@ -80,7 +83,8 @@ class ComplexNetwork(nn.Module):
         if extra is not None:
             seen = torch.cat([seen, extra.to(seen.dtype)], dim=1)
         padding = halving_padding(x.shape[-2], x.shape[-1], self.network.pools)
-        out = self.network(functional.pad(seen, padding), spacing)
+        given = () if condition is None else (condition.to(seen.dtype),)
+        out = self.network(functional.pad(seen, padding), spacing, *given)
         left, _, top, _ = padding
         out = out[..., top : top + x.shape[-2], left : left + x.shape[-1]]
         return torch.view_as_complex((out * scale + mean).movedim(1, -1).contiguous())

@@ -26,6 +26,7 @@ def udno(
     channels: int,
     pools: int,
     basis: Callable[[int], Basis],
+    conditions: int = 0,
     dropout: float = 0.0,
     align_corners: bool = False,
 ) -> UShaped:
@@ -37,6 +38,7 @@ def udno(
         channels: of the finest level.
         pools: number of times that the grid is halved.
         basis: function level -> basis, its radius doubling with the level.
+        conditions: how many numbers modulate the features of all blocks.
         dropout: probability to drop a channel in training.
         align_corners: how levels lie on each other. False: by the areas of the pixels, as averaging 2 x 2 of them puts
             them. True: corner on corner, which shifts features by up to half a pixel, as published weights expect.
@@ -48,6 +50,7 @@ def udno(
         pools=pools,
         convolution=lambda enter, leave, level: Disco(enter, leave, basis(level)),
         rise=lambda enter, leave, level: Rise(Disco(enter, leave, basis(level)), align_corners),
+        conditions=conditions,
         dropout=dropout,
     )
 

@@ -8,7 +8,9 @@ from medical.reconstruction.learned.disco import Spacing
 from medical.reconstruction.learned.ushaped import UShaped
 
 
-def unet(in_channels: int, out_channels: int, *, channels: int, pools: int, dropout: float = 0.0) -> UShaped:
+def unet(
+    in_channels: int, out_channels: int, *, channels: int, pools: int, conditions: int = 0, dropout: float = 0.0
+) -> UShaped:
     """Return the U-Net: every convolution without bias but the last; arguments as in `UShaped`."""
     return UShaped(
         in_channels,
@@ -17,6 +19,7 @@ def unet(in_channels: int, out_channels: int, *, channels: int, pools: int, drop
         pools=pools,
         convolution=lambda enter, leave, level: PixelConvolution(nn.Conv2d(enter, leave, 3, padding=1, bias=False)),
         rise=lambda enter, leave, level: PixelConvolution(nn.ConvTranspose2d(enter, leave, 2, stride=2, bias=False)),
+        conditions=conditions,
         dropout=dropout,
     )
 

@@ -6,6 +6,10 @@
 
 A block is twice [convolution, instance normalisation, leaky ReLU 0.2, dropout of channels] (Ronneberger et al., 2015,
 in the variant of fastMRI, Zbontar et al. 2018, arXiv 1811.08839).
+
+Normalisation wipes out constant channels, so numbers that hold for the whole image, such as the noise level, cannot
+come as images. They set scale and shift of every channel behind it, h -> (1 + a(c)) h + b(c), a and b linear and zero
+at the start (Perez et al., FiLM, AAAI 2018).
 """
 
 from __future__ import annotations
@@ -29,26 +33,46 @@ class Block(nn.Module):
     Args:
         first: module (x, spacing) -> y.
         second: module (x, spacing) -> y.
+        channels: of y.
+        conditions: how many numbers modulate the features.
         dropout: probability to drop a channel in training.
     """
 
-    def __init__(self, first: nn.Module, second: nn.Module, dropout: float = 0.0) -> None:
+    def __init__(
+        self, first: nn.Module, second: nn.Module, *, channels: int, conditions: int = 0, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.first, self.second = first, second
         self.dropout = dropout
+        self.modulation = nn.Linear(conditions, 4 * channels) if conditions else None
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, spacing: Spacing) -> Tensor:
+    def forward(self, x: Tensor, spacing: Spacing, condition: Tensor | None = None) -> Tensor:
         """Return the block's features on the grid of x."""
-        for layer in (self.first, self.second):
-            x = activate(layer(x, spacing))
+        modulations: tuple[Tensor | None, ...] = (None, None)
+        if self.modulation is not None:
+            modulations = self.modulation(condition)[..., None, None].chunk(2, dim=1)
+        for layer, modulation in zip((self.first, self.second), modulations, strict=True):
+            x = activate(layer(x, spacing), modulation)
             if self.dropout:
                 x = functional.dropout2d(x, self.dropout, self.training)
         return x
 
 
-def activate(x: Tensor) -> Tensor:
-    """Return leaky ReLU (slope 0.2) of x with every channel brought to mean 0 and variance 1."""
-    return functional.leaky_relu(functional.instance_norm(x), 0.2)
+def activate(x: Tensor, modulation: Tensor | None = None) -> Tensor:
+    """Return leaky ReLU (slope 0.2) of x with every channel brought to mean 0 and variance 1, then modulated.
+
+    Args:
+        x: features (B, C, H, W).
+        modulation: a and b of FiLM, (B, 2 C, 1, 1).
+    """
+    x = functional.instance_norm(x)
+    if modulation is not None:
+        scale, shift = modulation.chunk(2, dim=1)
+        x = torch.addcmul(shift, 1 + scale, x)
+    return functional.leaky_relu(x, 0.2)
 
 
 class UShaped(ImageNetwork):
@@ -61,6 +85,7 @@ class UShaped(ImageNetwork):
         pools: number of times that the grid is halved.
         convolution: makes the layers of the blocks.
         rise: makes the layers that double the grid; called with the level they rise to.
+        conditions: how many numbers modulate the features of all blocks.
         dropout: probability to drop a channel in training.
     """
 
@@ -73,12 +98,14 @@ class UShaped(ImageNetwork):
         pools: int,
         convolution: Layer,
         rise: Layer,
+        conditions: int = 0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
 
         def block(enter: int, leave: int, level: int) -> Block:
-            return Block(convolution(enter, leave, level), convolution(leave, leave, level), dropout)
+            first, second = convolution(enter, leave, level), convolution(leave, leave, level)
+            return Block(first, second, channels=leave, conditions=conditions, dropout=dropout)
 
         widths = [channels * 2**level for level in range(pools + 1)]
         self.pools = pools
@@ -95,15 +122,21 @@ class UShaped(ImageNetwork):
         """Return the 1 x 1 convolution."""
         return self.last
 
-    def forward(self, x: Tensor, spacing: Spacing) -> Tensor:
-        """Return the output (B, out_channels, H, W) for pixels of size `spacing` (y, x)."""
+    def forward(self, x: Tensor, spacing: Spacing, condition: Tensor | None = None) -> Tensor:
+        """Return the output (B, out_channels, H, W).
+
+        Args:
+            x: (B, in_channels, H, W).
+            spacing: size of a pixel (y, x).
+            condition: (B, conditions); needed where there are any.
+        """
         copies = []
         for block in self.down:
-            x = block(x, spacing)
+            x = block(x, spacing, condition)
             copies.append(x)
             x, spacing = functional.avg_pool2d(x, 2), (2 * spacing[0], 2 * spacing[1])
-        x = self.bottleneck(x, spacing)
+        x = self.bottleneck(x, spacing, condition)
         for rise, block in zip(self.rise, self.up, strict=True):
             spacing = (spacing[0] / 2, spacing[1] / 2)
-            x = block(torch.cat([activate(rise(x, spacing)), copies.pop()], dim=1), spacing)
+            x = block(torch.cat([activate(rise(x, spacing)), copies.pop()], dim=1), spacing, condition)
         return self.last(x)
