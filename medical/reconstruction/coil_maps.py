@@ -37,27 +37,30 @@ is more than 6 times their mean (noise: 1.6 to 4.3 with 1 to 32 coils and boxes 
 coils, but 3 with one), and the central third of k-space has less than twice the mean energy (noise: 1)."""
 
 
-def calibration_region(mask: Tensor, *, size: int = 24, kernel_size: int = 6) -> tuple[slice, ...]:
+LEAST_BOX = 4
+"""Samples along each axis of a calibration box below which maps are not tried."""
+
+
+def calibration_region(mask: Tensor, *, size: int = 24) -> tuple[slice, ...]:
     r"""Find the largest fully sampled box centred on DC, at most `size` samples along each axis.
 
     Args:
         mask: bool (slice, \*encodes), true where sampled; the box is sampled in every slice.
         size: cap along each axis (BART's -r).
-        kernel_size: the box must hold at least one ESPIRiT kernel.
 
     Returns:
         One slice for each encoded axis, [c - h, c + h) around DC at c = N//2.
 
     Raises:
-        InputError: no such box is as large as the kernel.
+        InputError: no such box has `LEAST_BOX` samples along every axis.
     """
     best = central_box(mask, size)
     extent = _extent(best)
-    if not best or any(e < min(kernel_size, n) for e, n in zip(extent, mask.shape[1:], strict=True)):
+    if not best or any(e < min(LEAST_BOX, n) for e, n in zip(extent, mask.shape[1:], strict=True)):
         raise InputError(
             "calibration",
             found=f"a fully sampled k-space centre of {' x '.join(map(str, extent)) or 'no'} samples",
-            expected=f"at least {kernel_size} samples along every encoded axis (24 are better)",
+            expected=f"at least {LEAST_BOX} samples along every encoded axis (24 are better)",
             fix="Give calibration lines or coil maps that were measured separately, or reconstruct with method rss.",
         )
     return best
@@ -83,7 +86,8 @@ def fitting_kernel(box: tuple[int, ...]) -> int:
     16-coil brain with 6 central lines, a kernel of 4 instead of 6 brings CG-SENSE from 19.8 to 22.4 dB, and with 10
     lines changes nothing.
     """
-    return min(max(min(box) // 2 + 1, 3), 6, *box)
+    narrowest = min(n for n in box if n > 1) if max(box) > 1 else 1
+    return min(max(narrowest // 2 + 1, 3), 6, narrowest)
 
 
 def espirit(

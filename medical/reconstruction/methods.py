@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medical.reconstruction import least_squares, sparse
-from medical.reconstruction.coil_maps import calibration_region, espirit, espirit_hybrid
+from medical.reconstruction.coil_maps import calibration_region, espirit, espirit_hybrid, fitting_kernel
 from medical.reconstruction.coil_maps_reference import maps_from_reference
 from medical.reconstruction.fourier import fft_centred, ifft_centred
 from medical.reconstruction.noncartesian import Nufft, gridding, image_shape, sample_weights
@@ -231,10 +231,11 @@ def coil_maps_of(
         block = fft_centred(coil_images_of(scan), tuple(range(-len(matrix), 0)))
         for axis in range(-len(matrix), 0):
             block = resize_centred(block, min(CALIBRATION_SIZE, matrix[axis]), axis)
+    kernel = fitting_kernel((block.shape[2], block.shape[3]))
     if len(matrix) == 3:
-        maps, _ = espirit_hybrid(block, (matrix[0], matrix[1], matrix[2]), crop=crop, maps=sets)
+        maps, _ = espirit_hybrid(block, (matrix[0], matrix[1], matrix[2]), kernel_size=kernel, crop=crop, maps=sets)
     else:
-        maps, _ = espirit(block, matrix, crop=crop, maps=sets)
+        maps, _ = espirit(block, matrix, kernel_size=kernel, crop=crop, maps=sets)
     extent = " x ".join(str(n) for n in block.shape[2:])
     return maps, f"Coil maps by ESPIRiT from {extent} calibration samples ({sets} set{'s' if sets > 1 else ''})."
 

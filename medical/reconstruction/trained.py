@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from medical.reconstruction.coil_compression import compress_coils
-from medical.reconstruction.coil_maps import calibration_region, espirit
+from medical.reconstruction.coil_maps import calibration_region, espirit, fitting_kernel
 from medical.reconstruction.fourier import ifft_centred
 from medical.reconstruction.methods import CALIBRATION_SIZE, METHODS
 from medical.reconstruction.preprocess import estimate_noise, is_white, prewhiten
@@ -42,11 +42,13 @@ class TrainedImages:
         image: complex64 (1, 1, \*encodes).
         maps: complex64 (1, 1, coil, \*encodes), of unit norm or zero.
         deviation: float32 (1, 1, \*encodes), standard deviation of posterior samples; None for a model of one image.
+        solved: the model has weighed the data by their noise itself; see `trusted.ended`.
     """
 
     image: Tensor
     maps: Tensor
     deviation: Tensor | None = None
+    solved: bool = False
 
 
 PlaneModel = Callable[[Tensor, Tensor, tuple[float, float], torch.Generator], TrainedImages]
@@ -61,7 +63,7 @@ class TrainedModel:
         run: reconstructs one plane.
         card: what it was trained on.
         sha256: of its weights file.
-        needs_noise: the noise must have variance 1, for a posterior.
+        needs_noise: the noise must have variance 1, for a posterior or a network that is told the noise level.
     """
 
     run: PlaneModel
@@ -91,7 +93,12 @@ def load_model(settings: Settings, device: torch.device | str = "cpu") -> Traine
             expected=settings.method,
             fix=f"Use --method {card.method}, or other weights.",
         )
-    return TrainedModel(_network(stored, card, device), card, stored.sha256)
+    return TrainedModel(_network(stored, card, device), card, stored.sha256, needs_noise=_weighs_noise(card))
+
+
+def _weighs_noise(card: ModelCard) -> bool:
+    """Whether the network's own cascades weigh the data by their noise."""
+    return card.network.get("name") == "proximal"
 
 
 def _network(stored: weights.Weights, card: ModelCard, device: torch.device | str) -> PlaneModel:
@@ -114,7 +121,8 @@ def _network(stored: weights.Weights, card: ModelCard, device: torch.device | st
         batch = mask[None]
         with torch.inference_mode():
             found = network(kspace[None].to(device), batch.to(device), calibration_box(batch).to(device), spacing)
-        return TrainedImages(found.image.cpu()[None].clone(), found.coil_maps.cpu()[None].clone())
+        image, maps = found.image.cpu()[None].clone(), found.coil_maps.cpu()[None].clone()
+        return TrainedImages(image, maps, solved=_weighs_noise(card))
 
     return run
 
@@ -128,8 +136,9 @@ def _prior(stored: weights.Weights, settings: Settings, device: torch.device | s
     if card_path(stored.path).is_file():
         card = read_card(stored.path)
     else:
+        # The network is a convolution without position: the size of a pixel matters to it, the matrix does not.
         facts = prior.facts.training
-        known = {"matrix": (min(facts["matrix"]), max(facts["matrix"]))} if "matrix" in facts else {}
+        known = {"spacing_mm": facts["ranges"]["pixel_mm"], "anatomy": ["brain"]} if "ranges" in facts else {}
         card = ModelCard(
             name=settings.weights or DEFAULT_WEIGHTS["dds"],
             method="dds",
@@ -140,7 +149,9 @@ def _prior(stored: weights.Weights, settings: Settings, device: torch.device | s
 
     def run(kspace: Tensor, mask: Tensor, spacing: tuple[float, float], generator: torch.Generator) -> TrainedImages:
         box = calibration_region(mask[None], size=CALIBRATION_SIZE)
-        maps = espirit(kspace[(slice(None), *box)], (mask.shape[0], mask.shape[1]), crop=METHODS["wavelet"].map_crop)[0]
+        block, matrix = kspace[(slice(None), *box)], (mask.shape[0], mask.shape[1])
+        kernel = fitting_kernel((block.shape[1], block.shape[2]))
+        maps = espirit(block, matrix, kernel_size=kernel, crop=METHODS["wavelet"].map_crop)[0]
         drawn = sample_posterior(
             kspace.to(device), mask.to(device), maps[0].to(device), prior, sampling, generator=generator
         )
@@ -153,8 +164,8 @@ def _prior(stored: weights.Weights, settings: Settings, device: torch.device | s
 def fitted(scan: RawScan, model: TrainedModel, settings: Settings) -> RawScan:
     """Return the scan as the model takes it; what lies outside its card is among the warnings.
 
-    Separate calibration lines move into k-space, and more coils than the model was trained with are compressed. For a
-    posterior the noise is estimated where it was not measured.
+    Separate calibration lines move into k-space, and more coils than the model was trained with are compressed. For
+    models that need it the noise is estimated where it was not measured.
 
     Raises:
         InputError: a non-Cartesian scan, a 3-D scan with gaps along all axes, or one far outside the card without
@@ -216,6 +227,7 @@ def images_of(scan: RawScan, model: TrainedModel, generator: torch.Generator) ->
         stacked([plane.image for plane in planes]),
         stacked([plane.maps for plane in planes]),
         stacked(deviations) if deviations else None,
+        solved=planes[0].solved,
     )
 
 

@@ -120,6 +120,13 @@ def ended(scan: RawScan, found: TrainedImages, settings: Settings) -> tuple[Trai
     errors spread evenly over an image of N pixels leave N v / R of their energy N v among the m = N C / R samples. An
     image whose residual is that of noise stays as it is. The hard step is lamda = 0.
 
+    A model that has weighed the data by their noise (`found.solved`) needs no such weight. The soft step puts the
+    measured samples in the place of its own,
+
+        z = S^H F^-1 [M y + (1 - M) F S x] = x + A^H (y - A x),
+
+    so that nothing that was measured is denoised away: the expected image of a full scan with the noise of this one.
+
     Args:
         scan: of one slice or slab, `trained.fitted`.
         found: the images.
@@ -127,6 +134,10 @@ def ended(scan: RawScan, found: TrainedImages, settings: Settings) -> tuple[Trai
     """
     if settings.consistency == "none" or found.deviation is not None:
         return found, "The image is the model's own."
+    if found.solved and settings.consistency == "soft":
+        own = CartesianSense(found.maps, scan.mask)
+        image = found.image + own.adjoint(scan.kspace - own(found.image))
+        return replace(found, image=image), "Ended with the measured samples in the place of the model's."
     if settings.consistency == "soft" and not is_white(scan):
         return found, "The image is the network's own: without a noise level there is no soft data consistency."
     maps, _ = coil_maps_of(scan, crop=0.0)

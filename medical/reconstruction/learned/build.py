@@ -18,7 +18,7 @@ from medical.reconstruction.learned.configs import (
     ProximalConfig,
     VarNetConfig,
 )
-from medical.reconstruction.learned.disco import PolarBasis
+from medical.reconstruction.learned.disco import Basis, PolarBasis, WhitenedBasis
 from medical.reconstruction.learned.modl import ConvolutionStack, MoDL
 from medical.reconstruction.learned.no_varnet import FillingOperator
 from medical.reconstruction.learned.normalise import ComplexNetwork, ImageNetwork
@@ -132,14 +132,23 @@ def _proximal(config: ProximalConfig) -> ProximalNetwork:
     )
 
 
-def _image_basis(config: NOVarNetConfig | ProximalConfig) -> Callable[[int], PolarBasis]:
-    return lambda level: PolarBasis(config.radius_mm * 2**level, config.rings, config.angles)
+def _image_basis(config: NOVarNetConfig | ProximalConfig) -> Callable[[int], Basis]:
+    return _levels(config.radius_mm, config, config.reference_mm if isinstance(config, ProximalConfig) else None)
+
+
+def _levels(radius: float, config: NOVarNetConfig | ProximalConfig, reference: float | None) -> Callable[[int], Basis]:
+    """Return level -> basis, radius and pixel of reference doubling with the level."""
+
+    def basis(level: int) -> Basis:
+        polar = PolarBasis(radius * 2**level, config.rings, config.angles)
+        return polar if reference is None else WhitenedBasis(polar, reference * 2**level)
+
+    return basis
 
 
 def _filling(config: NOVarNetConfig | ProximalConfig) -> FillingOperator:
-    def basis(level: int) -> PolarBasis:
-        return PolarBasis(config.kspace_radius_per_mm * 2**level, config.rings, config.angles)
-
+    reference = 1 / config.reference_fov_mm if isinstance(config, ProximalConfig) else None
+    basis = _levels(config.kspace_radius_per_mm, config, reference)
     network = udno(3, 2, channels=config.kspace_channels, pools=config.kspace_pools, basis=basis)
     return FillingOperator(ComplexNetwork(network, start_at_zero=True))
 

@@ -146,6 +146,8 @@ class ProximalConfig(_Config):
         kspace_radius_per_mm: the same in k-space (udno).
         rings: of the basis (udno).
         angles: of the basis (udno).
+        reference_mm: pixel size on which the functions of the basis are orthonormal (udno).
+        reference_fov_mm: field of view whose k-space grid is that of the k-space operator (udno).
     """
 
     backbone: str = "udno"
@@ -159,6 +161,8 @@ class ProximalConfig(_Config):
     kspace_radius_per_mm: float = 0.011
     rings: int = 2
     angles: int = 8
+    reference_mm: float = 2.0
+    reference_fov_mm: float = 220.0
 
 
 @dataclass(frozen=True)

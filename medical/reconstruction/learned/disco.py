@@ -99,6 +99,47 @@ class PolarBasis:
 
 
 @dataclass(frozen=True)
+class WhitenedBasis:
+    """The span of a `PolarBasis`, with functions that are orthonormal as stencils on a grid of reference.
+
+        psi' = G^(-1/2) psi,      G_kl = sum_pixels psi_k psi_l on pixels of size `reference`
+
+    Hats on pixels about as large as themselves overlap so much that sharp kernels need large weights of opposite sign,
+    which gradient steps find slowly. These functions span the same kernels, but on the grid of reference weights are as
+    good a coordinate as the pixels of a plain convolution; on other grids the layer is still one operator.
+
+    Attributes:
+        polar: the basis.
+        reference: pixel size, in the unit of its radius.
+    """
+
+    polar: PolarBasis
+    reference: float
+
+    @property
+    def functions(self) -> int:
+        """Return K."""
+        return self.polar.functions
+
+    def stencils(
+        self, spacing: Spacing, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Return psi' (K, S_y, S_x); errors as in `PolarBasis.stencils`."""
+        ratio = round(self.polar.radius / self.reference, 9)
+        psi = self.polar.stencils(spacing)
+        mixed = torch.einsum("kl,lyx->kyx", _whitening(self.polar.rings, self.polar.angles, ratio), psi)
+        return mixed.to(dtype=dtype, device=device)
+
+
+@lru_cache(maxsize=64)
+def _whitening(rings: int, angles: int, ratio: float) -> Tensor:
+    """Return G^(-1/2) (K, K) for a radius of `ratio` pixels."""
+    psi = _polar_stencils(rings, angles, ratio, ratio)[0].flatten(1)
+    values, vectors = torch.linalg.eigh(psi @ psi.T)
+    return (vectors / values.sqrt()) @ vectors.T
+
+
+@dataclass(frozen=True)
 class UnitSquareBasis:
     """The stencils of the published NO-MRI weights: fixed for a matrix size on [-1, 1]^2, whatever the pixels' size.
 

@@ -42,7 +42,7 @@ from medical.reconstruction.operators import CartesianSense
 from medical.reconstruction.solvers import conjugate_gradient
 from medical.reconstruction.sparse import minimise_wavelet
 
-SPARSE_ITERATIONS = 30
+SPARSE_ITERATIONS = 20
 SPARSE_THRESHOLD = 0.3
 """Of x_0, in noise standard deviations; that of `--method wavelet`."""
 

@@ -153,6 +153,23 @@ def test_soft_consistency_brings_a_wrong_image_near_the_truth_and_leaves_a_right
     assert ended(unknown, trained.TrainedImages(blurred, maps), Settings(method="varnet"))[0].image is blurred
 
 
+def test_a_network_that_is_told_the_noise_ends_with_the_measured_samples_in_their_place():
+    shape, coils = (48, 40), 6
+    maps, mask = coil_maps(shape, coils)[None, None].to(torch.complex64), every_nth_line(shape, 2, 20)
+    truth = (30 * head(shape))[None, None].to(torch.complex64)
+    full = fft_centred(maps[0, 0] * truth[0, 0])
+    full = full + torch.randn(full.shape, dtype=full.dtype, generator=torch.Generator().manual_seed(1))
+    raw = scan_of(full * mask, mask)
+    own = trained.TrainedImages(truth, maps, solved=True)
+    found, told = ended(raw, own, Settings(method="varnet"))
+    assert "measured samples" in told
+    filled = torch.where(mask, full, fft_centred(maps[0, 0] * truth[0, 0]))
+    torch.testing.assert_close(found.image[0, 0], (maps[0, 0].conj() * ifft_centred(filled)).sum(0))
+    full_scan = (maps[0, 0].conj() * ifft_centred(full)).sum(0)
+    assert (found.image - full_scan).norm() < 0.8 * (truth - full_scan).norm(), "nearer to the noisy full scan"
+    assert ended(raw, own, Settings(method="varnet", consistency="none"))[0] is own
+
+
 def test_coils_beyond_the_card_are_compressed_and_odd_sizes_crop_like_classical_ones(tmp_path):
     weights = random_weights(tmp_path)
     raw = white_scan((51, 45), coils=9)

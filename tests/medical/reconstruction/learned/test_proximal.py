@@ -1,4 +1,4 @@
-"""Proximal networks: classical when untrained, exact for the data, blind to units, better the cleaner the data."""
+"""Proximal networks: compressed sensing when untrained, exact for the data, blind to units."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from medical.reconstruction.fourier import fft_centred, ifft_centred
 from medical.reconstruction.learned.build import network_from_data
 from medical.reconstruction.learned.output import combine, root_sum_of_squares
-from medical.reconstruction.learned.proximal import espirit_maps
+from medical.reconstruction.learned.proximal import DataSolution, espirit_maps
+from medical.reconstruction.operators import CartesianSense
+from medical.reconstruction.sparse import minimise_wavelet
 from shared.errors import InputError
 from tests.medical.reconstruction.learned.slices import batch
 
@@ -71,29 +73,101 @@ def test_slices_of_a_batch_do_not_see_each_other(backbone):
         assert (together.image[i] - alone.image[0]).norm() < 1e-3 * alone.image.norm()
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_untrained_it_solves_the_regularised_normal_equations(backbone):
-    """Two cascades x <- (B + l)^-1 (A^H y + l x) from x_0 = S^H F^-1 k_0, here by a dense solve.
+def dense_normal(maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """A^H A as a matrix, from the responses to single pixels."""
+    shape = maps.shape[-2:]
+    pixels = torch.eye(shape.numel(), dtype=maps.dtype).reshape(-1, *shape)
+    sampled = fft_centred(maps * pixels[:, None]) * mask
+    return (maps.conj() * ifft_centred(sampled)).sum(1).reshape(len(pixels), -1).T
 
-    k_0 = y; the untrained operator on k-space takes what was not sampled from the combined image.
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_untrained_it_is_compressed_sensing_drawn_to_the_data(backbone):
+    """Two cascades x <- (B + l)^-1 (A^H y + l x), here by a dense solve, from the l1-wavelet image of the same maps.
+
+    The untrained operator on k-space takes what was not sampled from that image.
     """
     kspace, mask, calibration, spacing = batch(3, (12, 14), (150.0, 175.0))
     kspace = kspace / kspace.abs().square().sum().sqrt() * math.sqrt(12 * 14)  # the common scale
     noise = 0.2
     out = untrained(backbone, gradient_steps=60, radius_mm=24.0)(kspace, mask, calibration, spacing, noise_std=noise)
-    maps = espirit_maps(kspace, calibration).to(torch.complex128)[0]
-    pixels = torch.eye(12 * 14, dtype=torch.complex128).reshape(-1, 12, 14)
-    sampled = fft_centred(maps * pixels[:, None]) * mask[0]
-    B = (maps.conj() * ifft_centred(sampled)).sum(1).reshape(len(pixels), -1).T
-    back = combine(kspace.to(torch.complex128) * mask[:, None], maps[None]).flatten()
-    x = back
+    maps = espirit_maps(kspace, calibration)
+    x = minimise_wavelet(
+        CartesianSense(maps[:, None], mask),
+        kspace,
+        weight=torch.tensor([0.3 * noise]),
+        lipschitz=1.0,
+        iterations=20,
+        generator=torch.Generator().manual_seed(0),
+    )[:, 0]
     if backbone == "udno":
-        filled = fft_centred(maps * back.reshape(12, 14))
-        x = combine(torch.where(mask, kspace.to(filled.dtype), filled), maps[None]).flatten()
+        x = combine(torch.where(mask, kspace, fft_centred(maps * x)), maps)
+    x, maps = x.to(torch.complex128).flatten(), maps.to(torch.complex128)
+    B = dense_normal(maps[0], mask[0])
+    back = combine(kspace.to(torch.complex128) * mask[:, None], maps).flatten()
+    strength = math.e * noise  # exp(a) (noise^2)^(1/2)
     for _ in range(2):
-        x = torch.linalg.solve(B + noise * torch.eye(len(B)), back + noise * x)  # l = (noise^2)^(1/2)
+        x = torch.linalg.solve(B + strength * torch.eye(len(B)), back + strength * x)
     truth = x.reshape(12, 14)
     assert (out.image[0].abs() - truth.abs()).norm() < 1e-3 * truth.norm()
+
+
+def test_the_solution_for_the_data_and_its_gradients_are_those_of_a_dense_solve():
+    generator = torch.Generator().manual_seed(3)
+    maps = torch.randn(1, 2, 6, 7, dtype=torch.complex128, generator=generator)
+    maps = maps / root_sum_of_squares(maps)
+    mask = torch.rand(1, 6, 7, generator=generator) < 0.5
+    z, back, seen = torch.randn(3, 1, 6, 7, dtype=torch.complex128, generator=generator)
+    operator, B = CartesianSense(maps[:, None], mask), dense_normal(maps[0], mask[0])
+    solution = DataSolution(iterations=60).double()
+    log_noise = torch.full((1, 1, 1), -1.3, dtype=torch.float64)
+
+    def dense(z: torch.Tensor) -> torch.Tensor:
+        strength = (solution.log_weight + solution.exponent * log_noise.flatten()).exp()
+        right = back.flatten() + strength * z.flatten()
+        return torch.linalg.solve(B + strength * torch.eye(len(B)), right).reshape(z.shape)
+
+    gradients = []
+    for solve in (
+        dense,
+        lambda z: solution(z, back, lambda x: operator.normal(x[:, None])[:, 0], log_noise),
+    ):
+        start = z.clone().requires_grad_()
+        found = solve(start)
+        (found * seen.conj()).real.sum().backward()
+        gradients.append((found.detach(), start.grad, solution.log_weight.grad.clone(), solution.exponent.grad.clone()))
+        solution.zero_grad()
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_what_the_data_say_nothing_about_passes_however_few_the_iterations(iterations):
+    maps = torch.ones(1, 1, 8, 8, dtype=torch.complex128)
+    mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+    mask[:, ::2] = True
+    operator = CartesianSense(maps[:, None], mask)
+    unseen = torch.randn(1, 8, 8, dtype=torch.complex128, generator=torch.Generator().manual_seed(0)) * ~mask
+    z = ifft_centred(unseen)
+    found = DataSolution(iterations).double()(
+        z, torch.zeros_like(z), lambda x: operator.normal(x[:, None])[:, 0], torch.full((1, 1, 1), -9.0)
+    )
+    torch.testing.assert_close(found.detach(), z, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_image_networks_know_the_noise_level(backbone):
+    """They would not through a constant channel: normalisation takes constants away."""
+    network = trained(backbone)
+    x = torch.randn(1, 40, 36, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(1, 40, 36, dtype=torch.bool)
+    quiet, loud = (
+        network.networks[0](
+            x, (5.0, 5.0), condition=network.conditions(torch.full((1, 1, 1), math.log(v)), mask)
+        )
+        for v in (1e-4, 1e-1)
+    )
+    assert (quiet - loud).norm() > 0.05 * quiet.norm()
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
