@@ -45,7 +45,9 @@ from shared.errors import InputError
 from shared.numbers import write_numbers
 
 COLUMNS = ("psnr", "ssim", "nmse", "hfen", "body.psnr", "body.ssim", "residual", "seconds")
-PIXEL_MM = 1.9
+PIXEL_MM = (1.6, 2.4)
+"""Of held-out slices, drawn for each."""
+
 THICKNESS_MM = 3.0
 AIR, AIR_END = slice(2, 16), slice(-16, -2)
 """Rows and columns of a corner of the real images that is air."""
@@ -120,9 +122,15 @@ def real_table(
 def held_out(
     cache: AnatomyCache, count: int, protocol: Protocol, contrasts: tuple[Contrast, ...] = ("T1w", "T2w", "PD")
 ) -> Iterator[SimulatedSlice]:
-    """Scan `count` slices of subjects that no training saw; slice n is the same object for every protocol."""
+    """Scan `count` slices of subjects that no training saw; slice n is the same object for every protocol.
+
+    Where the protocol leaves the matrix open, every slice has square pixels of a size of its own.
+    """
     for number in range(count):
         draws = np.random.default_rng([7, number])
+        if protocol.matrix is None:
+            side = float(draws.uniform(*PIXEL_MM))
+            protocol = replace(protocol, pixel_mm=(side, side))
         anatomy = cache.draw(draws, THICKNESS_MM)
         scanned = draw_object(anatomy, contrasts[number % len(contrasts)], draws, cell_mm=protocol.cell_mm)
         yield acquire(scanned, protocol, draws)
@@ -147,7 +155,7 @@ def simulated_table(
     numbers: dict[str, float] = {}
     for rate in rates:
         for pattern in patterns:
-            protocol = Protocol(pattern=pattern, acceleration=rate, pixel_mm=(PIXEL_MM, PIXEL_MM), snr=25.0)
+            protocol = Protocol(pattern=pattern, acceleration=rate, snr=25.0)
             rows = simulated_scores(cache, count, protocol, methods)
             show(f"{count} held-out simulated slices, {pattern}, nominal R = {rate}", rows)
             numbers |= _flat(f"simulated.R{rate}.{pattern}", rows)

@@ -32,6 +32,7 @@ TITLES = {
     "sense": "CG-SENSE",
     "wavelet": "L1-wavelet",
     "tv": "Total variation",
+    "no-varnet": "NO-VarNet",
 }
 
 

@@ -31,9 +31,8 @@ class Settings(BaseModel):
         calls: network calls of each.
         weights: of the trained model, by name or path; None takes the packaged ones.
         force: run a trained model on a scan far outside its model card.
-        consistency: how a trained network ends: "soft" (a network that is told the noise: with the measured samples in
-            their place, noise and all; others: the image nearest to it that also fits the data, weighted by the noise,
-            only on whitened data), "hard" (it must fit the data exactly) or "none" (as it is).
+        consistency: how a trained network ends: "soft" (the image nearest to it that also fits the data, weighted by
+            the noise, so only on whitened data), "hard" (it must fit the data exactly) or "none" (as it is).
         classical: the method whose image is shown beside that of a trained one.
     """
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from medical.reconstruction.learned.disco import Disco, PolarBasis, UnitSquareBasis
+from medical.reconstruction.learned.disco import Disco, PolarBasis, UnitSquareBasis, WhitenedBasis
 from shared.errors import InputError
 from tests.oracles.disco import published_stencils, wave_through_kernel
 
@@ -216,3 +216,23 @@ def test_even_published_stencils_look_one_pixel_further_back():
     kernel = disco.kernel((1.0, 1.0))[0, 0]
     assert kernel.shape == (6, 6)
     torch.testing.assert_close(out[0, 0, 8:14, 8:14], kernel.flip(0, 1))
+
+
+@pytest.mark.parametrize(("rings", "angles"), [(2, 8), (3, 4)])
+def test_a_whitened_basis_spans_the_same_kernels_and_is_orthonormal_on_its_grid(rings, angles):
+    polar = PolarBasis(3.0, rings, angles)
+    basis = WhitenedBasis(polar, reference=1.4)
+    on_reference = basis.stencils((1.4, 1.4)).flatten(1)
+    torch.testing.assert_close(on_reference @ on_reference.T, torch.eye(basis.functions, dtype=torch.float64))
+    mixing = None
+    for spacing in ((1.4, 1.4), (0.7, 1.0), (0.4, 0.4)):
+        plain, whitened = polar.stencils(spacing).flatten(1), basis.stencils(spacing).flatten(1)
+        found = torch.linalg.lstsq(plain.T, whitened.T).solution
+        torch.testing.assert_close(plain.T @ found, whitened.T)
+        mixing = found if mixing is None else mixing
+        torch.testing.assert_close(found, mixing)  # one mixture on all grids: one operator
+
+
+def test_a_whitened_basis_refuses_the_grids_that_its_functions_do():
+    with pytest.raises(InputError, match="linearly dependent"):
+        WhitenedBasis(PolarBasis(2.0), reference=1.0).stencils((4.0, 4.0))
