@@ -22,9 +22,10 @@ from torch import Tensor
 
 from medical.images import Geometry
 from medical.reconstruction import trained
+from medical.reconstruction.coil_maps import calibration_region, fitting_kernel
 from medical.reconstruction.fourier import fft_centred, ifft_centred
 from medical.reconstruction.least_squares import rss
-from medical.reconstruction.methods import METHODS, coil_maps_of, encode, reconstruct_slice
+from medical.reconstruction.methods import CALIBRATION_SIZE, METHODS, coil_maps_of, encode, reconstruct_slice
 from medical.reconstruction.operators import CartesianSense
 from medical.reconstruction.raw import RawScan
 from medical.reconstruction.settings import TRAINED, Settings
@@ -127,11 +128,16 @@ def classical(settings: Settings) -> Run:
 
 
 def bart_wavelet(scan: RawScan) -> Found:
-    """BART's ESPIRiT maps (cropped as ours for sparse methods) and `pics -R W`, with our weight: one objective."""
+    """BART's ESPIRiT maps (cropped as ours for sparse methods) and `pics -R W`, with our weight: one objective.
+
+    Its kernel is ours too: with its default of 6 it aborts where there are fewer central lines.
+    """
     recipe = METHODS["wavelet"]
     encoding = encode(scan, coil_maps_of(scan, crop=recipe.map_crop)[0])
     weight = recipe.weight(encoding, white=True)
-    maps = f"ecalib -m1 -r24 -k6 -c{recipe.map_crop} kspace maps"
+    box = calibration_region(scan.mask, size=CALIBRATION_SIZE)
+    kernel = fitting_kernel(tuple(side.stop - side.start for side in box))
+    maps = f"ecalib -m1 -r{CALIBRATION_SIZE} -k{kernel} -c{recipe.map_crop} kspace maps"
     image, seconds = _bart(scan, maps, f"pics -S -R W:3:0:{weight:.6g} -i{recipe.iterations} kspace maps out")
     odd = tuple(axis for axis in (0, 1) if image.shape[axis] % 2)
     # BART 0.8's pics puts an image of odd side one pixel further along it than its fft does.

@@ -42,8 +42,8 @@ from medical.reconstruction.trained import TrainedImages, TrainedModel, images_o
 SPLIT_ITERATIONS = 30
 CONSISTENCY_ITERATIONS = 30
 OWN_ERROR = 0.05
-"""Error of a network on a real scan relative to the mean signal: on the in-vivo brain of docs/mri_learned.md, at an SNR of
-65, the weight that this gives, 0.1, is nearer to the full scan than 0.2, 0.3 or none."""
+"""Error of a network on a real scan relative to the mean signal. On the in-vivo brain of docs/mri_learned.md, whose SNR
+is 65, the weight that this gives, 0.1, comes nearer to the full scan than 0.2, 0.3 or none."""
 
 MAPS = ("uncertainty", "unmeasured", "unexplained", "disagreement")
 

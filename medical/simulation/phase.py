@@ -54,8 +54,9 @@ def background_phase(y_mm: np.ndarray, x_mm: np.ndarray, generator: np.random.Ge
 def local_phase(y_mm: np.ndarray, x_mm: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Draw the phase (y, x) in radians of up to three small sources: Gaussians of scale 4 to 20 mm and 2 rad.
 
-    Air in a sinus or an ear canal, blood and calcium turn the phase over a few pixels, more steeply than the calibration
-    lines resolve. Networks that never saw it take what is left of the phase there for noise and darken the tissue.
+    Air in a sinus or an ear canal, blood and calcium turn the phase over a few pixels, more steeply than the
+    calibration lines resolve. Networks that never saw it take what is left of the phase there for noise and darken the
+    tissue.
     """
     phase = np.zeros((len(y_mm), len(x_mm)))
     reach = np.abs(y_mm).max(), np.abs(x_mm).max()

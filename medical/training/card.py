@@ -106,18 +106,19 @@ def range_sample(
 def _markdown(card: dict[str, Any], config: TrainingConfig) -> str:
     ranges: Ranges = config.ranges
     covered, measured = card["trained_on"], card["measured"]
+    stem = card["name"].rpartition("/")[2]
     lines = [
-        f"# {card['name'].rpartition('/')[2]}",
+        f"# {stem}",
         "",
         "Learned reconstruction of undersampled multi-coil brain MRI, trained on simulated scans. Not for diagnosis.",
         "",
-        f"- **Network**: `{card['network']}`, {measured['parameters']:,} parameters.".replace(",", " "),
+        f"- **Network**: `{card['network']}`, {measured['parameters']} parameters.",
         f"- **Data**: {card['data']} Subjects: {', '.join(s['name'] for s in card['subjects'])} (licences: "
         f"{', '.join(sorted({s['licence'] for s in card['subjects']}))}).",
         f"- **Recipe**: {measured.get('steps', config.steps)} steps of AdamW with {config.slices_per_step} slice(s) "
         f"each, rate {config.learning_rate:g} falling along a half cosine, average of weights {config.average:g}, seed "
         f"{config.seed}; loss 1 - SSIM + {config.complex_weight:g} x L1 of coil images and magnitude.",
-        f"- **Command**: `fewstep mri train {config.name} --output {card['name'].rpartition('/')[2]}.safetensors`",
+        f"- **Command**: `fewstep mri train {config.name} --data BRAINS --output {stem}.safetensors`",
         "",
         "## What it has seen",
         "",

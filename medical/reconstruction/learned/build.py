@@ -118,10 +118,10 @@ def _no_varnet(config: NOVarNetConfig) -> UnrolledNetwork:
 
 def _proximal(config: ProximalConfig) -> ProximalNetwork:
     def network() -> ImageNetwork:
-        size = {"channels": config.channels, "pools": config.pools, "conditions": CONDITIONS}
+        channels, pools = config.channels, config.pools
         if config.backbone == "unet":
-            return unet(2, 2, **size)
-        return udno(2, 2, basis=_image_basis(config), **size)
+            return unet(2, 2, channels=channels, pools=pools, conditions=CONDITIONS)
+        return udno(2, 2, channels=channels, pools=pools, basis=_image_basis(config), conditions=CONDITIONS)
 
     if config.backbone not in ("unet", "udno"):
         raise InputError("backbone", found=repr(config.backbone), expected="unet or udno", fix="Correct the name.")

@@ -24,9 +24,9 @@ def kspace_spacing(shape: tuple[int, int], spacing: Spacing) -> Spacing:
 class FillingOperator(nn.Module):
     r"""Fills what was not sampled and leaves what was: k_0 = y + (1 - M) F S F^-1 (q + N(w q, M) / w).
 
-    q = F x is the k-space of an image: of a first reconstruction, or of the combined data, x = S^H F^-1 y. Its magnitude
-    falls by orders from the centre outwards, so the operator sees it weighted by w = (1 + |k|^2 / k_c^2)^(3/4), which
-    is the same function on every grid, and it sees the mask.
+    q = F x is the k-space of an image: of a first reconstruction, or of the combined data, x = S^H F^-1 y. Its
+    magnitude falls by orders from the centre outwards, so the operator sees it weighted by
+    w = (1 + |k|^2 / k_c^2)^(3/4), which is the same function on every grid, and it sees the mask.
 
     Args:
         network: N, complex k-space and one channel more to complex k-space.

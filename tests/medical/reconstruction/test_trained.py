@@ -154,7 +154,9 @@ def test_soft_consistency_brings_a_wrong_image_near_the_truth_and_leaves_a_right
 
 
 @pytest.mark.parametrize(("brightness", "largest", "smallest"), [(60.0, 0.85, 0.0), (2.0, 1.0, 0.98)])
-def test_a_network_that_is_told_the_noise_ends_nearer_to_the_full_scan_the_higher_the_snr(brightness, largest, smallest):
+def test_a_network_that_is_told_the_noise_ends_nearer_to_the_full_scan_the_higher_the_snr(
+    brightness, largest, smallest
+):
     """The image is the truth, so all that the last step can bring it nearer to is the noise of the full scan."""
     shape, coils = (48, 40), 6
     maps, mask = coil_maps(shape, coils)[None, None].to(torch.complex64), every_nth_line(shape, 2, 20)

@@ -162,9 +162,7 @@ def test_the_image_networks_know_the_noise_level(backbone):
     x = torch.randn(1, 40, 36, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     mask = torch.ones(1, 40, 36, dtype=torch.bool)
     quiet, loud = (
-        network.networks[0](
-            x, (5.0, 5.0), condition=network.conditions(torch.full((1, 1, 1), math.log(v)), mask)
-        )
+        network.networks[0](x, (5.0, 5.0), condition=network.conditions(torch.full((1, 1, 1), math.log(v)), mask))
         for v in (1e-4, 1e-1)
     )
     assert (quiet - loud).norm() > 0.05 * quiet.norm()
