@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from remote_sensing.ddpm_cd.detector import ChangeDetector, origins_of
+from remote_sensing.ddpm_cd.detector import ChangeDetector, origins_of, require_one_grid
 from remote_sensing.ddpm_cd.files import fingerprint
 from shared.files import atomic_path
 
@@ -69,6 +69,7 @@ class ReferenceCache:
         those of the reference, whose embedding is fixed; so tiles with such pixels come out slightly different.
         """
         detector = self.detector
+        require_one_grid(before, after)
         lacking, absent = before.isnan().any(1, keepdim=True), after.isnan().any(1, keepdim=True)
         valid = ~(lacking | absent)[:, 0]
         first = torch.where(lacking, torch.nan, before)

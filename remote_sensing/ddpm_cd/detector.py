@@ -67,6 +67,7 @@ class ChangeDetector(nn.Module):
         Raises:
             InputError: shapes that do not fit, or other bands than the network's.
         """
+        require_one_grid(before, after)
         if valid is None:
             valid = ~(before.isnan() | after.isnan()).any(1)
         with torch.no_grad():
@@ -80,13 +81,7 @@ class ChangeDetector(nn.Module):
         Raises:
             InputError: shapes that do not fit, or other bands than the network's.
         """
-        if before.shape != after.shape:
-            raise InputError(
-                "pair",
-                found=f"images of shapes {tuple(before.shape)} and {tuple(after.shape)}",
-                expected="two images of one grid",
-                fix="Resample one date to the grid of the other.",
-            )
+        require_one_grid(before, after)
         where = origins_of(before, origins)
         shared = self.config.noise == "shared"
         changed = (before != after).flatten(1).any(1) if shared else torch.ones(len(before), dtype=torch.bool)
@@ -136,6 +131,17 @@ class ChangeDetector(nn.Module):
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(device.type, dtype=getattr(torch, self.precision))
+
+
+def require_one_grid(before: Tensor, after: Tensor) -> None:
+    """Raise `InputError` if two dates have different shapes."""
+    if before.shape != after.shape:
+        raise InputError(
+            "pair",
+            found=f"images of shapes {tuple(before.shape)} and {tuple(after.shape)}",
+            expected="two images of one grid",
+            fix="Resample one date to the grid of the other.",
+        )
 
 
 def scaled(images: Tensor, config: DiffusionConfig) -> Tensor:
