@@ -1,0 +1,123 @@
+"""Rasters of few classes: reference labels and change masks, and how they are read on a grid.
+
+In a label raster 0 is unchanged and the one other value is changed; nodata is unlabelled. With a second raster of the
+unchanged pixels both are sparse: their nonzero pixels are labelled, all others are unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from remote_sensing.grid import MapGrid
+from remote_sensing.sources import GridReader, open_raster, read_source
+from shared.errors import InputError
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Reference labels on a grid.
+
+    Attributes:
+        changed: raster of the changed pixels.
+        unchanged: raster of the unchanged pixels; None if all others are.
+        grid: on which they are read.
+    """
+
+    changed: Path
+    unchanged: Path | None
+    grid: MapGrid
+    _readers: tuple[GridReader, ...]
+
+    UNCHANGED: ClassVar[int] = 0
+    CHANGED: ClassVar[int] = 1
+    UNKNOWN: ClassVar[int] = 255
+
+    def read(self, row: int, col: int, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return uint8 (rows, columns): 0 unchanged, 1 changed, 255 unknown.
+
+        Raises:
+            InputError: a pixel is labelled both changed and unchanged.
+        """
+        window = Window(col, row, shape[1], shape[0])
+        changed, known = self._nonzero(0, window)
+        if self.unchanged is None:
+            return np.where(known, changed, self.UNKNOWN).astype(np.uint8)
+        unchanged, _ = self._nonzero(1, window)
+        if (changed & unchanged).any():
+            raise InputError(
+                self.unchanged,
+                found=f"{int((changed & unchanged).sum())} pixels that {self.changed.name} calls changed",
+                expected="each pixel labelled once",
+                fix="Check that the two rasters are of one scene and not the same file.",
+            )
+        return np.where(changed, self.CHANGED, np.where(unchanged, self.UNCHANGED, self.UNKNOWN)).astype(np.uint8)
+
+    def _nonzero(self, index: int, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        values, valid = self._readers[index].read(window)
+        return valid & (np.nan_to_num(values[0]) != 0), valid
+
+
+def open_labels(changed: Path, unchanged: Path | None, grid: MapGrid) -> Labels:
+    """Open reference labels to be read on a grid; labels without georeference must have its size.
+
+    Raises:
+        InputError: no raster, another place, another size, or more than two values.
+    """
+    readers = []
+    for path in (changed, *([unchanged] if unchanged is not None else [])):
+        reader = classes_on(path, grid)
+        _require_two_values(path, reader, grid)
+        readers.append(reader)
+    return Labels(changed, unchanged, grid, tuple(readers))
+
+
+def classes_on(path: Path, grid: MapGrid) -> GridReader:
+    """Return a reader of the first band of a raster of classes or probabilities; 0 is a value there, never nodata.
+
+    Raises:
+        InputError: no raster, another place, or another size without georeference.
+    """
+    with open_raster(path) as dataset:
+        placed = dataset.crs is not None and grid.crs is not None
+        nodata = dataset.nodata or "none"
+    source = read_source(path, bands="1", nodata=nodata, georeferenced=placed)
+    if placed:
+        if not source.grid.footprint_in(grid.crs).intersects(grid.footprint()):
+            raise InputError(
+                path,
+                found="a raster of another place",
+                expected="one that overlaps what it is compared with",
+                fix="Check the file and its CRS.",
+            )
+        return GridReader(source, grid, resampling="nearest")
+    if source.grid.shape != grid.shape:
+        raise InputError(
+            path,
+            found=f"{source.grid.width} x {source.grid.height} pixels without common georeference",
+            expected=f"{grid.width} x {grid.height} pixels, as what it is compared with",
+            fix="Georeference both rasters, or give them the same size.",
+        )
+    pixels = MapGrid(None, rasterio.Affine.identity(), grid.width, grid.height)
+    return GridReader(source, pixels, resampling="nearest")
+
+
+def _require_two_values(path: Path, reader: GridReader, grid: MapGrid) -> None:
+    found: set[float] = set()
+    for window in grid.windows():
+        values, valid = reader.read(window)
+        found |= set(np.unique(values[0][valid]).tolist())
+        if len(found - {0.0}) > 1:
+            shown = ", ".join(f"{value:g}" for value in sorted(found)[:6])
+            raise InputError(
+                path,
+                found=f"the values {shown}{', ...' if len(found) > 6 else ''}",
+                expected="0 for unchanged and one other value for changed",
+                fix="Threshold or reclassify it, and mark unlabelled pixels as nodata.",
+            )
