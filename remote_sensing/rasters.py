@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from remote_sensing.grid import MapGrid, crs_name
-from remote_sensing.sources import GridReader, ResamplingName, Source, open_raster, read_source
+from remote_sensing.sources import GridReader, Source, open_raster, read_source
+from remote_sensing.settings import Resampling
 from shared.errors import InputError
 
 Result = TypeVar("Result")
@@ -85,7 +86,7 @@ class Pair:
     after: Source
     grid: MapGrid
     shift: tuple[float, float] = (0.0, 0.0)
-    resampling: ResamplingName = "bilinear"
+    resampling: Resampling = "bilinear"
 
     @property
     def bands(self) -> int:
@@ -192,7 +193,7 @@ def open_pair(
     bands: tuple[str | None, str | None] = (None, None),
     nodata: float | Literal["auto", "none"] = "auto",
     grid: Path | None = None,
-    resampling: ResamplingName = "bilinear",
+    resampling: Resampling = "bilinear",
     pixel_grid: bool = False,
 ) -> Pair:
     """Look at two rasters and put them on one grid. No pixel is read but for a decimated look for fill.

@@ -10,7 +10,7 @@ import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import rasterio
@@ -21,12 +21,12 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from remote_sensing.grid import MapGrid
+from remote_sensing.settings import Resampling as ResamplingName
 from shared.errors import InputError
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-ResamplingName = Literal["nearest", "bilinear", "cubic"]
 WARP_TOLERANCE = 0.05  # pixels by which GDAL may interpolate a map projection; it is exact between equal CRS
 PROBE = 512  # rows and columns at most of the decimated image in which unmarked fill is looked for
 FILL_SHARE = (0.01, 0.6)  # zeros that touch the border are fill if they cover a share between these
@@ -188,17 +188,9 @@ class GridReader:
         # Zero is an honest value of a single dark band, so only zeros in all bands are missing; any other nodata value
         # is missing wherever it stands.
         unified = "YES" if self.source.nodata == 0 else "NO"
-        place = {"crs": grid.crs, "transform": grid.transform}
-        if grid.crs is None:
-            place = {
-                "src_crs": PIXEL_CRS,
-                "src_transform": _north_up(source),
-                "crs": PIXEL_CRS,
-                "transform": _north_up(grid),
-            }
         return WarpedVRT(
             dataset,
-            **place,
+            **warp_place(source, grid),
             width=grid.width,
             height=grid.height,
             resampling=resampling,
@@ -210,9 +202,18 @@ class GridReader:
         )
 
 
-def _north_up(grid: MapGrid) -> rasterio.Affine:
-    """GDAL takes the identity for "no transform": turn rows upwards, alike on both sides."""
-    return rasterio.Affine.scale(1.0, -1.0) @ grid.transform
+def warp_place(source: MapGrid, grid: MapGrid) -> dict[str, Any]:
+    """Return the arguments that tell `WarpedVRT` where a source lies and onto which grid it is warped."""
+    if grid.crs is not None:
+        return {"crs": grid.crs, "transform": grid.transform}
+    # GDAL takes the identity for "no transform", so rows are turned upwards, alike on both sides.
+    upwards = rasterio.Affine.scale(1.0, -1.0)
+    return {
+        "src_crs": PIXEL_CRS,
+        "src_transform": upwards @ source.transform,
+        "crs": PIXEL_CRS,
+        "transform": upwards @ grid.transform,
+    }
 
 
 def _require_georeference(path: Path, dataset: DatasetReader) -> None:

@@ -1,8 +1,8 @@
 """Tiles: run a detector over a pair of any size in constant memory, and go on after a kill.
 
 A tile owns a core; it is read with a halo of pixels around, clipped at the border of the grid. The cores of a local
-detector (its result at a pixel depends on the pixels within its halo) partition the grid, so tiled and whole results are
-equal to the last bit. A detector with statistics of the whole tile cannot be: its cores overlap by `blend` pixels and
+detector (its result at a pixel depends on the pixels within its halo) partition the grid, so tiled and whole results
+are equal to the last bit. A detector with statistics of the whole tile cannot be: its cores overlap by `blend` pixels and
 are added with weights that fall like the square of a cosine towards the inner edges, divided by their sum, so that no
 seam is left:
 
@@ -268,7 +268,7 @@ def _spans(length: int, size: int, blend: int) -> list[tuple[int, int]]:
         return [(0, length)]
     if not blend:
         return [(start, min(start + size, length)) for start in range(0, length, size)]
-    starts = list(range(0, length - size, size - blend)) + [length - size]
+    starts = [*range(0, length - size, size - blend), length - size]
     return [(start, start + size) for start in starts]
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from remote_sensing.classical.radiometry import Normalisation, Radiometry, fit_radiometry
+from remote_sensing.classical.radiometry import Radiometry, fit_radiometry
 from remote_sensing.rasters import Patch, Sample
+from remote_sensing.settings import Normalisation
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from remote_sensing.classical.cva import fit_cva
 from remote_sensing.classical.ir_mad import fit_ir_mad
 from remote_sensing.classical.pca_kmeans import fit_pca_kmeans
-from remote_sensing.classical.radiometry import Normalisation
 from remote_sensing.classical.thresholds import Decision, Noise, calibrate, decide, two_class_slope
 from remote_sensing.labels import Labels
 from remote_sensing.rasters import Pair, Patch, Sample
+from remote_sensing.settings import Method, Normalisation
 from shared.errors import InputError
 
-Method = Literal["cva", "ir-mad", "pca-kmeans"]
-METHODS: tuple[Method, ...] = ("ir-mad", "cva", "pca-kmeans")
 NOISE: dict[Normalisation, Noise] = {"invariant": "unit", "zscore": "unknown", "none": "offset"}
 SCORED = 16  # windows spread over the pair in which PCA-k-means is scored for its slope
 

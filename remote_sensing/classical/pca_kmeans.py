@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from remote_sensing.classical.radiometry import Normalisation, Radiometry, fit_radiometry
+from remote_sensing.classical.radiometry import Radiometry, fit_radiometry
 from remote_sensing.classical.thresholds import otsu
 from remote_sensing.rasters import Pair, Patch, Sample
+from remote_sensing.settings import Normalisation
 
 SIDE = 5  # h; odd, so that a pixel is the middle of its block
 EXPLAINED = 0.9  # of the variance of the blocks by the components

@@ -18,15 +18,14 @@ major axis, the only symmetric one that a gain of either date leaves alone: with
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from remote_sensing.classical.ir_mad import CHUNK, fit_ir_mad
 from remote_sensing.rasters import Patch, Sample
+from remote_sensing.settings import Normalisation
 
-Normalisation = Literal["none", "zscore", "invariant"]
 LEAST_NOISE = 1e-6  # of a band's standard deviation: identical dates have no noise to divide by
 
 

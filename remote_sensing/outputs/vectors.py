@@ -7,8 +7,9 @@ is: a square metre of Web Mercator is none, and a degree is no length.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import rasterio
@@ -19,12 +20,12 @@ from rasterio.windows import Window
 
 from remote_sensing.grid import MapGrid
 from remote_sensing.outputs.rasters import CHANGE, NO_CHANGE
+from remote_sensing.settings import VectorFormat
 from shared.errors import MissingExtra
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-VectorFormat = Literal["gpkg", "fgb", "geojson", "parquet"]
 DRIVERS = {"gpkg": "GPKG", "fgb": "FlatGeobuf", "geojson": "GeoJSON"}
 LAYER = "changes"
 LONGEST_SIDE = 16  # pixels; longer straight sides are divided before they are projected, where they are curves
@@ -146,16 +147,22 @@ def _outlines(mask: Path) -> NDArray[np.object_]:
         band = rasterio.band(dataset, 1)
         found = [
             shapely.Polygon(shape["coordinates"][0], shape["coordinates"][1:])
-            for shape, value in shapes(band, connectivity=4, transform=rasterio.Affine.identity())
+            for shape, value in shapes(band, mask=band, connectivity=4)
             if value == CHANGE
         ]
-    return np.array(found, dtype=object)
+        to_pixels = _affine(~dataset.transform)
+    # Corners are corners of pixels: rounding makes them whole numbers again.
+    return shapely.transform(np.array(found, dtype=object), lambda xy: np.rint(to_pixels(xy)))
 
 
 def _placed(outlines: NDArray[np.object_], grid: MapGrid) -> NDArray[np.object_]:
-    a, b, c, d, e, f = grid.transform[:6]
+    return shapely.transform(outlines, _affine(grid.transform))
+
+
+def _affine(transform: rasterio.Affine) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    a, b, c, d, e, f = transform[:6]
     linear, offset = np.array([[a, b], [d, e]]), np.array([c, f])
-    return shapely.transform(outlines, lambda xy: xy @ linear.T + offset)
+    return lambda xy: xy @ linear.T + offset
 
 
 def _touching(tree: shapely.STRtree, window: Window) -> NDArray[np.intp]:
