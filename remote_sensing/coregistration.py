@@ -4,8 +4,8 @@ With the Fourier transforms F_A, F_B of a window of both dates, the normalised c
 
     F_A conj(F_B) / |F_A conj(F_B)|  =  exp(-2 pi i (k_r dr / M + k_c dc / N))     if  A(r, c) = B(r - dr, c - dc)
 
-has an inverse transform that peaks at (dr, dc), the movement that brings B onto A. Its peak is refined to 1/100 pixel by
-a matrix-multiplied DFT around it (Guizar-Sicairos et al. 2008, scikit-image). Clouds, water and change spoil some
+has an inverse transform that peaks at (dr, dc), the movement that brings B onto A. Its peak is refined to 1/100 pixel
+by a matrix-multiplied DFT around it (Guizar-Sicairos et al. 2008, scikit-image). Clouds, water and change spoil some
 windows, so the shift of the pair is the median over the windows that agree. One more pass on the moved image removes
 the bias towards zero of windows whose content moved out of them.
 """
@@ -92,11 +92,13 @@ def _textured_windows(pair: Pair) -> list[Window]:
     # A thinned look at each candidate is as expensive as reading it, so only a regular choice is looked at.
     keep = np.unique(np.linspace(0, len(candidates) - 1, min(len(candidates), 4 * WINDOWS)).round().astype(int))
     shares = []
-    for index, patch in zip(keep, pair.patches([candidates[i] for i in keep]), strict=True):
+    for index, patch in zip(keep, pair.patches([candidates[index] for index in keep]), strict=True):
         shares.append((float(patch.valid.mean()), int(index)))
     good = [index for share, index in shares if share >= VALID_SHARE]
-    chosen = np.unique(np.linspace(0, len(good) - 1, min(len(good), WINDOWS)).round().astype(int)) if good else []
-    return [candidates[good[i]] for i in chosen]
+    if not good:
+        return []
+    chosen = np.unique(np.linspace(0, len(good) - 1, min(len(good), WINDOWS)).round().astype(int))
+    return [candidates[good[index]] for index in chosen]
 
 
 def _starts(length: int, size: int) -> list[int]:

@@ -24,7 +24,9 @@ def date_of(path: Path, given: str | None) -> tuple[str | None, str]:
         try:
             return date.fromisoformat(given).isoformat(), "given"
         except ValueError as error:
-            raise InputError(given, found="no date", expected="a date such as 2000-03-17", fix="Write it so.") from error
+            raise InputError(
+                given, found="no date", expected="a date such as 2000-03-17", fix="Write it so."
+            ) from error
     with open_raster(path) as dataset:
         tags = dataset.tags()
         tags |= dataset.tags(ns="IMAGERY")

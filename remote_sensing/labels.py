@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import rasterio
@@ -73,7 +73,7 @@ def open_labels(changed: Path, unchanged: Path | None, grid: MapGrid) -> Labels:
     readers = []
     for path in (changed, *([unchanged] if unchanged is not None else [])):
         reader = classes_on(path, grid)
-        _require_two_values(path, reader, grid)
+        require_two_values(path, reader, grid)
         readers.append(reader)
     return Labels(changed, unchanged, grid, tuple(readers))
 
@@ -86,7 +86,7 @@ def classes_on(path: Path, grid: MapGrid) -> GridReader:
     """
     with open_raster(path) as dataset:
         placed = dataset.crs is not None and grid.crs is not None
-        nodata = dataset.nodata or "none"
+        nodata: float | Literal["none"] = dataset.nodata or "none"
     source = read_source(path, bands="1", nodata=nodata, georeferenced=placed)
     if placed:
         if not source.grid.footprint_in(grid.crs).intersects(grid.footprint()):
@@ -108,7 +108,8 @@ def classes_on(path: Path, grid: MapGrid) -> GridReader:
     return GridReader(source, pixels, resampling="nearest")
 
 
-def _require_two_values(path: Path, reader: GridReader, grid: MapGrid) -> None:
+def require_two_values(path: Path, reader: GridReader, grid: MapGrid) -> None:
+    """Raise `InputError` unless a raster of classes holds 0 and at most one other value."""
     found: set[float] = set()
     for window in grid.windows():
         values, valid = reader.read(window)

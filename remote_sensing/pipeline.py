@@ -17,14 +17,16 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import rasterio
+from numpy.typing import NDArray
 
 from remote_sensing import tiling
 from remote_sensing.classical import fit_classical
@@ -37,7 +39,7 @@ from remote_sensing.outputs.rasters import Counts, write_cog, write_plain
 from remote_sensing.outputs.stac import stac_item
 from remote_sensing.outputs.styles import write_styles
 from remote_sensing.outputs.vectors import trace, write_vectors
-from remote_sensing.rasters import Pair, footprint_overlap, open_pair
+from remote_sensing.rasters import Pair, Sample, footprint_overlap, open_pair
 from remote_sensing.settings import Settings
 from remote_sensing.tiling import Detector
 from shared.errors import InputError
@@ -46,6 +48,9 @@ from shared.jsontext import json_text, jsonable
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
+
+Rows = Iterable[tuple[int, NDArray[np.float32]]]
+Dates = tuple[str | None, str | None]
 
 CACHE_MB = 128  # of GDAL blocks; its default is a share of the machine's memory
 NOTICEABLE_SHIFT = 0.5  # pixels
@@ -140,7 +145,7 @@ def detect(
             known = (dates[0][0], dates[1][0])
             with _staging(output) as stage:
                 counts, frame = _write_maps(stage, pair, rows, settings, known)
-                facts |= _found(counts, frame, sample_seconds=time.perf_counter() - begin)
+                facts |= _found(counts, frame, seconds=time.perf_counter() - begin)
                 _write_rest(stage, pair, frame, facts, known, (before, after))
                 facts = jsonable(facts)
                 (stage / "result.json").write_text(json_text(facts), encoding="utf-8")
@@ -170,7 +175,7 @@ def _open(before: Path, after: Path, settings: Settings) -> Pair:
     return pair
 
 
-def _fit(pair: Pair, sample, settings: Settings) -> Detector:  # type: ignore[no-untyped-def]
+def _fit(pair: Pair, sample: Sample, settings: Settings) -> Detector:
     labels = None
     if settings.labels is not None:
         labels = open_labels(settings.labels, settings.unchanged, pair.grid)
@@ -197,7 +202,7 @@ def _warnings(pair: Pair, shift: Shift, settings: Settings, cover: float) -> lis
     return found
 
 
-def _write_maps(stage, pair: Pair, rows, settings: Settings, dates) -> tuple[Counts, GeoDataFrame]:  # type: ignore[no-untyped-def]
+def _write_maps(stage: Path, pair: Pair, rows: Rows, settings: Settings, dates: Dates) -> tuple[Counts, GeoDataFrame]:
     tags = {"SOFTWARE": f"fewstep {version('fewstep')}"}
     probability, mask, counts = write_plain(stage, pair.grid, rows, tags=tags)
     frame = trace(mask, probability, pair.grid, min_area=settings.min_area, dates=dates)
@@ -208,7 +213,7 @@ def _write_maps(stage, pair: Pair, rows, settings: Settings, dates) -> tuple[Cou
     return counts, frame
 
 
-def _found(counts: Counts, frame: GeoDataFrame, *, sample_seconds: float) -> dict[str, Any]:
+def _found(counts: Counts, frame: GeoDataFrame, *, seconds: float) -> dict[str, Any]:
     changed = int(frame["pixels"].sum())
     return {
         "pixels": counts.pixels,
@@ -218,15 +223,19 @@ def _found(counts: Counts, frame: GeoDataFrame, *, sample_seconds: float) -> dic
         "changed_area_m2": float(frame["area_m2"].sum(skipna=False)) if len(frame) else 0.0,
         "polygons": len(frame),
         "probability_histogram": list(counts.histogram),
-        "seconds": sample_seconds,
+        "seconds": seconds,
     }
 
 
-def _write_rest(stage: Path, pair: Pair, frame: GeoDataFrame, facts, dates, sources) -> None:  # type: ignore[no-untyped-def]
+def _write_rest(
+    stage: Path, pair: Pair, frame: GeoDataFrame, facts: dict[str, Any], dates: Dates, sources: tuple[Path, Path]
+) -> None:
     write_styles(stage)
     write_pictures(stage, pair, frame, facts)
     if pair.grid.crs is not None:
-        told = {key: facts[key] for key in ("method", "threshold", "changed_area_m2", "polygons") if key in facts}
+        told: dict[str, Any] = {
+            key: facts[key] for key in ("method", "threshold", "changed_area_m2", "polygons") if key in facts
+        }
         files = sorted([*stage.iterdir(), stage / "result.json"])
         item = stac_item(sources[1].stem, pair.grid, files, list(sources), dates=dates, facts=told)
         (stage / "item.json").write_text(json_text(item), encoding="utf-8")

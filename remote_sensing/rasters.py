@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from remote_sensing.grid import MapGrid, crs_name
-from remote_sensing.sources import GridReader, Source, open_raster, read_source
 from remote_sensing.settings import Resampling
+from remote_sensing.sources import GridReader, Source, open_raster, read_source
 from shared.errors import InputError
 
 Result = TypeVar("Result")
@@ -145,14 +145,15 @@ class Pair:
             # Copies, so that a strided view does not keep the whole block in memory.
             return tuple((values[:, rows, cols].copy(), valid[rows, cols].copy()) for values, valid in read)
 
-        for (before, valid_before), (after, valid_after) in read_ahead(lattice, self.grid.windows(), workers=workers):
+        for (x, valid_before), (y, valid_after) in read_ahead(lattice, self.grid.windows(), workers=workers):
             valid = valid_before & valid_after
-            kept.append((before[:, valid], after[:, valid]))
+            kept.append((x[:, valid], y[:, valid]))
             counts += valid_before.sum(), valid_after.sum(), valid.sum()
             total += valid.size
         shares = dict(zip(("before", "after", "both"), (counts / max(total, 1)).tolist(), strict=True))
         self._require_data(shares)
-        found = Sample(*(np.concatenate(date, axis=1) for date in zip(*kept, strict=True)), step, shares)
+        before, after = (np.concatenate(date, axis=1) for date in zip(*kept, strict=True))
+        found = Sample(before, after, step, shares)
         self._require_contrast(found)
         return found
 
@@ -247,9 +248,7 @@ def footprint_overlap(pair: Pair) -> float:
     return float(first.intersection(second).area / min(first.area, second.area))
 
 
-def read_ahead(
-    read: Callable[[Window], Result], windows: Sequence[Window], *, workers: int
-) -> Iterator[Result]:
+def read_ahead(read: Callable[[Window], Result], windows: Sequence[Window], *, workers: int) -> Iterator[Result]:
     """Yield `read(window)` in order; at most 2 * `workers` windows are in memory ahead of the caller."""
     if workers < 1:
         yield from map(read, windows)

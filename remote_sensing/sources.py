@@ -89,7 +89,11 @@ def open_raster(path: Path) -> DatasetReader:
 
 
 def read_source(
-    path: Path, *, bands: str | None = None, nodata: float | Literal["auto", "none"] = "auto", georeferenced: bool = True
+    path: Path,
+    *,
+    bands: str | None = None,
+    nodata: float | Literal["auto", "none"] = "auto",
+    georeferenced: bool = True,
 ) -> Source:
     """Look at a raster and choose its bands and its nodata value.
 

@@ -2,9 +2,9 @@
 
 A tile owns a core; it is read with a halo of pixels around, clipped at the border of the grid. The cores of a local
 detector (its result at a pixel depends on the pixels within its halo) partition the grid, so tiled and whole results
-are equal to the last bit. A detector with statistics of the whole tile cannot be: its cores overlap by `blend` pixels and
-are added with weights that fall like the square of a cosine towards the inner edges, divided by their sum, so that no
-seam is left:
+are equal to the last bit. A detector with statistics of the whole tile cannot be: its cores overlap by `blend` pixels
+and are added with weights that fall like the square of a cosine towards the inner edges, divided by their sum, so that
+no seam is left:
 
     p(r, c) = sum_t w_t(r, c) p_t(r, c) / sum_t w_t(r, c),     w_t > 0 on the whole core of t.
 
@@ -107,7 +107,7 @@ def plan(shape: tuple[int, int], *, size: int = TILE, halo: int = 0, blend: int 
             their size.
     """
     rows, cols = (_spans(length, size, blend) for length in shape)
-    tiles = []
+    tiles: list[Tile] = []
     for top, bottom in rows:
         for left, right in cols:
             core = Window(left, top, right - left, bottom - top)

@@ -4,7 +4,8 @@ Canonical correlation analysis finds combinations of the bands x of one date and
 
     S_xy S_yy^-1 S_yx a_i = rho_i^2 S_xx a_i,     a_i' S_xx a_i = b_i' S_yy b_i = 1,     a_i' S_xy b_i = rho_i
 
-Where nothing changed, the MAD variates D_i = a_i'(x - m_x) - b_i'(y - m_y) are uncorrelated with variance 2 (1 - rho_i), so
+Where nothing changed, the MAD variates D_i = a_i'(x - m_x) - b_i'(y - m_y) are uncorrelated with variance
+2 (1 - rho_i), so
 
     Z = sum_i D_i^2 / (2 (1 - rho_i))   ~   chi-square with p degrees of freedom.
 
@@ -14,6 +15,7 @@ by more than 1e-3. Affine changes of any band of either date (gain, offset, unit
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,7 +145,7 @@ def _whitening(covariance: NDArray) -> NDArray[np.float64]:
     return (vectors[:, kept] / np.sqrt(values[kept])).T * scale
 
 
-def _chunks(sample: Sample):  # type: ignore[no-untyped-def]
+def _chunks(sample: Sample) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     for start in range(0, sample.before.shape[1], CHUNK):
         part = slice(start, start + CHUNK)
         yield sample.before[:, part].astype(np.float64), sample.after[:, part].astype(np.float64)

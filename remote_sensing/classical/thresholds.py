@@ -8,9 +8,9 @@ variance v the log odds have the slope k = (m_1 - m_0) / v. Such a p orders pixe
 one fitted to labels is calibrated.
 
 Otsu's threshold splits any histogram, also one of noise alone. So it is never taken below what noise exceeds once in a
-thousand pixels: the 0.999 quantile of the chi distribution, and the same quantile of one whose lower quartile is that of
-the scores, since the noise of a pair is seldom as small as its model. Differences without normalisation are not centred
-on no change, so there is no such floor for them.
+thousand pixels: the 0.999 quantile of the chi distribution, and the same quantile of one whose lower quartile is that
+of the scores, since the noise of a pair is seldom as small as its model. Differences without normalisation are not
+centred on no change, so there is no such floor for them.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from shared.report import Code, Picture, Report, Table
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
+    from PIL.Image import Image as Bitmap
 
 LARGEST = 20  # polygons in the table
 METHODS = {
@@ -72,7 +74,7 @@ def area_text(area: float | None, pixels: int) -> str:
     return f"{area / 1e6:.4g} km2" if area >= 1e6 else f"{area / 1e4:.4g} ha" if area >= 1e4 else f"{area:.4g} m2"
 
 
-def _pictures(pictures, names, pair: Pair):  # type: ignore[no-untyped-def]
+def _pictures(pictures: dict[str, Bitmap], names: dict[str, str], pair: Pair) -> Iterator[Picture]:
     red, green, blue = (pair.before.names[band] for band in shown_bands(pair.bands))
     colours = red if red == green else f"{red}, {green}, {blue} as red, green, blue"
     stretch = f"{colours}; 2nd to 98th percentile of both dates together; gray: no data"

@@ -49,8 +49,8 @@ def panels(pair: Pair, mask: Path, probability: Path) -> dict[str, Bitmap]:
     marked = after.astype(np.float64)
     marked = np.where((found == CHANGE)[..., None], 0.25 * marked + 0.75 * MARK, 0.6 * marked)
     marked[~valid | (found == NODATA)] = MISSING
-    p = render(np.nan_to_num(_read(probability, grid, Resampling.average)), Range(0.0, 1.0), colours="heat")
-    p = np.asarray(p).copy()
+    shown = render(np.nan_to_num(_read(probability, grid, Resampling.average)), Range(0.0, 1.0), colours="heat")
+    p = np.array(shown)
     p[~valid] = MISSING
     size = _enlarged(grid)
     return {

@@ -73,7 +73,9 @@ def stac_item(
         "geometry": mapping(outline),
         "bbox": [west, south, east, north],
         "properties": {key: value for key, value in properties.items() if value is not None or key == "datetime"},
-        "links": [{"rel": "derived_from", "href": source.resolve().as_uri(), "title": source.name} for source in sources],
+        "links": [
+            {"rel": "derived_from", "href": source.resolve().as_uri(), "title": source.name} for source in sources
+        ],
         "assets": {
             path.stem if path.suffix != ".qml" else f"{path.stem}-style": {
                 "href": f"./{path.name}",
