@@ -33,7 +33,7 @@ class ReferenceCache:
     def __init__(self, detector: ChangeDetector, folder: str | os.PathLike[str]) -> None:
         self.detector, self.folder = detector, Path(folder)
         self.hits = self.misses = 0
-        self._detector_hash = fingerprint(detector)
+        self._detector_hash = fingerprint(detector, detector.config.model_dump_json(), detector.precision)
 
     @torch.no_grad()
     def embed(self, images: Tensor, origins: Tensor | None = None) -> list[Tensor]:

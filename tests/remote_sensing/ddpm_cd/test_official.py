@@ -224,7 +224,7 @@ JSON = json.dumps(
     {
         "name": "ddpm-RS-CDHead-LEVIR",
         "homepage": "https://www.wgcban.com/research",
-        "model_cd": {"feat_scales": [2, 5, 8, 11, 14], "out_channels": 2, "feat_type": "dec", "t": [50, 100, 400], "psp": True},
+        "model_cd": {"feat_scales": [2, 5, 8, 11, 14], "feat_type": "dec", "t": [50, 100, 400], "psp": True},
         "model": {
             "which_model_G": "sr3",
             "unet": {
