@@ -72,7 +72,7 @@ class MapGrid:
         side = np.linspace(0.0, 1.0, points)[:-1]
         columns = np.concatenate([side, np.ones_like(side), 1 - side, np.zeros_like(side)]) * self.width
         rows = np.concatenate([np.zeros_like(side), side, np.ones_like(side), 1 - side]) * self.height
-        return Polygon([self.transform * (column, row) for column, row in zip(columns, rows, strict=True)])
+        return Polygon([self.transform @ (column, row) for column, row in zip(columns, rows, strict=True)])
 
     def footprint_in(self, crs: CRS | None) -> Polygon:
         """Return the outline in another CRS; what cannot be projected there is left out.

@@ -203,6 +203,7 @@ class GridReader:
             dtype="float32",
             tolerance=WARP_TOLERANCE,
             UNIFIED_SRC_NODATA=unified,
+            SRC_ALPHA_MAX=1,  # any alpha above 0 is data: 16-bit files often mark it with 255
         )
 
 
