@@ -137,20 +137,33 @@ class ChangeTrainer(Trainer):
         """Return F1 and IoU of change over all known pixels of the held-out pairs together."""
         if not self.held_out:
             return {}
-        detector, hit, false, missed = self.averaged(), 0, 0, 0
+        detector, counts = self.averaged(), torch.zeros(3, dtype=torch.int64)
         detector.precision = self.settings.precision
         for pair in self.held_out:
-            dates = (torch.from_numpy(date.astype("float32"))[None] for date in (pair.before, pair.after))
-            found = detector.probability(*(date.to(self.device) for date in dates))[0].cpu()
-            label = (
-                torch.full(found.shape, UNKNOWN) if pair.label is None else torch.from_numpy(pair.label.astype("uint8"))
-            )
-            known = (label != UNKNOWN) & ~found.isnan()
-            says, true = (found > 0.5) & known, (label == CHANGED) & known
-            hit, false, missed = (
-                hit + int((says & true).sum()), false + int((says & ~true).sum()), missed + int((~says & true).sum())
-            )  # fmt: skip
+            if pair.label is not None:
+                found, label = self._map(detector, pair), torch.from_numpy(pair.label.astype("uint8"))
+                says, changed = found > 0.5, label == CHANGED
+                known = (label != UNKNOWN) & ~found.isnan()
+                counts += torch.stack(
+                    [(part & known).sum() for part in (says & changed, says & ~changed, ~says & changed)]
+                )
+        hit, false, missed = counts.tolist()
         return {"f1": 2 * hit / max(2 * hit + false + missed, 1), "iou": hit / max(hit + false + missed, 1)}
+
+    def _map(self, detector: ChangeDetector, pair: PairScene) -> Tensor:
+        """Return the probability of change of a whole scene (y, x), in tiles of the size of the crops."""
+        size, (height, width) = self.settings.crop, pair.before.shape[1:]
+        whole = torch.empty(height, width)
+        for row in range(0, height, size):
+            for column in range(0, width, size):
+                place = slice(row, row + size), slice(column, column + size)
+                dates = (
+                    torch.from_numpy(date[(slice(None), *place)].astype("float32"))
+                    for date in (pair.before, pair.after)
+                )
+                before, after = (date[None].to(self.device) for date in dates)
+                whole[place] = detector.probability(before, after, torch.tensor([[row, column]]))[0].cpu()
+        return whole
 
     def averaged(self) -> ChangeDetector:
         """Return a copy of the detector with the averaged weights, in evaluation mode."""

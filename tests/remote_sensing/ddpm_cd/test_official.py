@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from remote_sensing.ddpm_cd.config import OFFICIAL, DetectorConfig, detector_from_data
+from remote_sensing.ddpm_cd.cost import cost
 from remote_sensing.ddpm_cd.detector import ChangeDetector
 from remote_sensing.ddpm_cd.head import ChangeHead
 from remote_sensing.ddpm_cd.official import load_official, official_states, read_config, read_state
 from remote_sensing.ddpm_cd.schedule import noise_process, published_buffers
 from remote_sensing.ddpm_cd.unet import GaussianDiffusion, UNet
 from shared.errors import InputError
-from shared.ledger import flop_counter
 from tests.oracles import official_ddpm_cd as oracle
 
 INNER, GROUPS = 8, 4
@@ -161,17 +161,12 @@ def test_the_finest_level_is_not_used_so_stopping_before_it_changes_no_bit(state
 
 
 def test_stopping_saves_28_percent_of_716_billion_multiply_adds():
-    with torch.device("meta"):
-        unet = UNet(OFFICIAL.diffusion.unet).eval()
-        x, level = torch.zeros(1, 3, 256, 256), torch.zeros(1)
-        counts = []
-        for scales in (None, OFFICIAL.used_scales):
-            with flop_counter() as counter, torch.no_grad():
-                unet(x, level) if scales is None else unet.features(x, level, scales)
-            counts.append(counter.get_total_flops() / 2e9)
+    found = cost(OFFICIAL)
     attention = 6 * 2 * 256**2 * 1024 / 1e9  # q k^T and the sum of v, which the published count leaves out
-    assert counts[0] - attention == pytest.approx(716.4, abs=0.05)
-    assert 1 - counts[1] / counts[0] == pytest.approx(0.279, abs=5e-4)
+    assert found.unet_gmac - attention == pytest.approx(716.4, abs=0.05)
+    assert 1 - found.features_gmac / found.unet_gmac == pytest.approx(0.279, abs=5e-4)
+    assert 6 * found.features_gmac * 1e3 / 256**2 == pytest.approx(47.3, abs=0.1)  # both dates, three timesteps
+    assert (found.unet_parameters, found.head_parameters) == (391_048_067, 46_405_126)
 
 
 def test_published_files_and_their_json_load_and_come_back(tmp_path, states, pair):
