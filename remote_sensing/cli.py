@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
-from shared.errors import InputError, MissingExtra
+from remote_sensing.packages import require_packages
+from shared.errors import InputError
 from shared.options import Json, Overwrite, Quiet
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-
-PACKAGES = ("rasterio", "pyproj", "shapely", "geopandas", "pyogrio", "scipy", "skimage")
 
 
 @app.command()
@@ -65,7 +64,7 @@ def detect(
     Writes probability.tif, change.tif, changes.gpkg, quicklook.png, report.html, result.json, item.json, QGIS styles.
     A run that was killed goes on where it stopped when the same command is given again.
     """
-    _require_packages()
+    require_packages()
     from pydantic import ValidationError
 
     from remote_sensing.pipeline import detect as run
@@ -133,7 +132,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score a change mask against labels: F1, IoU, overall accuracy, kappa, precision, recall, pooled and per scene."""
-    _require_packages()
+    require_packages()
     from remote_sensing.evaluate import evaluate_many, scenes_in
     from shared.numbers import write_numbers
 
@@ -170,11 +169,3 @@ def _number_or_word(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def _require_packages() -> None:
-    from importlib.util import find_spec
-
-    for name in PACKAGES:
-        if find_spec(name) is None:
-            raise MissingExtra(name, extra="remote-sensing", purpose="to compare rasters")

@@ -9,7 +9,8 @@ from pathlib import Path
 from remote_sensing.sources import open_raster
 from shared.errors import InputError
 
-TAGS = ("ACQUISITIONDATETIME", "ACQUISITION_DATE", "DATE_ACQUIRED", "SENSING_TIME", "TIFFTAG_DATETIME")
+ACQUIRED = ("ACQUISITIONDATETIME", "ACQUISITION_DATE", "DATE_ACQUIRED", "SENSING_TIME")
+WRITTEN = "TIFFTAG_DATETIME"  # often the time of processing, so it comes last
 # Four digits of a year that a satellite saw, then month and day, not inside a longer number.
 PATTERN = re.compile(r"(?<!\d)((?:19[6-9]|20\d)\d)[-_:]?(0[1-9]|1[0-2])[-_:]?(0[1-9]|[12]\d|3[01])(?!\d{2}\d*\d)")
 
@@ -30,11 +31,11 @@ def date_of(path: Path, given: str | None) -> tuple[str | None, str]:
     with open_raster(path) as dataset:
         tags = dataset.tags()
         tags |= dataset.tags(ns="IMAGERY")
-    for name in TAGS:
-        if found := _first_date(tags.get(name, "")):
-            return found, f"tag {name}"
-    if found := _first_date(path.name):
-        return found, "file name"
+    candidates = [(f"tag {name}", tags.get(name, "")) for name in ACQUIRED]
+    candidates += [("file name", path.name), (f"tag {WRITTEN}", tags.get(WRITTEN, ""))]
+    for origin, text in candidates:
+        if found := _first_date(text):
+            return found, origin
     return None, "unknown"
 
 
