@@ -40,6 +40,9 @@ def detect(
     nodata: Annotated[
         str, typer.Option(help="A value, none, or auto: the file's own, else zeros that fill the border.")
     ] = "auto",
+    exclude: Annotated[
+        Path | None, typer.Option(help="Raster that is not 0 where pixels are left out, such as a cloud mask.")
+    ] = None,
     grid: Annotated[Path | None, typer.Option(help="Raster whose grid is used instead of the first date's.")] = None,
     resampling: Annotated[str, typer.Option(help="nearest, bilinear or cubic, off the grid.")] = "bilinear",
     pixel_grid: Annotated[
@@ -55,6 +58,9 @@ def detect(
     date_after: Annotated[str | None, typer.Option(help="ISO date; default: from the file.")] = None,
     tile: Annotated[int, typer.Option(help="Rows and columns that are held in memory at a time.")] = 1024,
     workers: Annotated[int, typer.Option(help="Threads that read ahead.")] = 2,
+    cluster: Annotated[
+        str | None, typer.Option(help="Number of local Dask workers, or the address of a scheduler.")
+    ] = None,
     json: Json = None,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
@@ -88,6 +94,7 @@ def detect(
                 "bands_before": bands_before or bands,
                 "bands_after": bands_after or bands,
                 "nodata": _number_or_word(nodata),
+                "exclude": exclude,
                 "grid": grid,
                 "resampling": resampling,
                 "pixel_grid": pixel_grid,
@@ -95,6 +102,7 @@ def detect(
                 "coregister": coregister,
                 "tile": tile,
                 "workers": workers,
+                "cluster": cluster,
                 "min_area": min_area,
                 "vectors": tuple(part.strip() for part in vectors.split(",")),
                 "date_before": date_before,

@@ -68,10 +68,11 @@ def demo(folder: Path, *, seed: int, device: torch.device) -> list[Section]:
         Section(
             "Change detection: two simulated dates with known changes",
             (
-                "Simulated, not measured: fields, woods, water and roofs of 10 m pixels in four bands. New roofs, a felled "
-                "wood and a reservoir are the truth. The second date has another extent and light, a wedge without data, "
-                f"and lies {DISPLACEMENT[0]:+g} rows and {DISPLACEMENT[1]:+g} columns off; the estimate moved it by "
-                f"{facts['shift_rows']:+.2f} rows and {facts['shift_cols']:+.2f} columns. No method sees the truth.",
+                "Simulated, not measured: fields, woods, water and roofs of 10 m pixels in four bands. New roofs, a "
+                "felled wood and a reservoir are the truth. The second date has another extent and light, a wedge "
+                f"without data, and lies {DISPLACEMENT[0]:+g} rows and {DISPLACEMENT[1]:+g} columns off; the estimate "
+                f"moved it by {facts['shift_rows']:+.2f} rows and {facts['shift_cols']:+.2f} columns. No method sees "
+                "the truth.",
                 pictures,
                 Table(
                     ("method", "F1", "IoU", "kappa", "polygons", "changed area in ha", "seconds"),

@@ -25,8 +25,8 @@ import rasterio
 from numpy.typing import NDArray
 
 from remote_sensing.grid import MapGrid
-from remote_sensing.labels import Labels, classes_on, open_labels, require_two_values
-from remote_sensing.sources import open_raster
+from remote_sensing.labels import Labels, open_labels, require_two_values
+from remote_sensing.sources import classes_on, open_raster
 from shared.errors import InputError
 
 BINS = 1000

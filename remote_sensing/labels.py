@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from remote_sensing.grid import MapGrid
-from remote_sensing.sources import GridReader, open_raster, read_source
+from remote_sensing.sources import GridReader, classes_on
 from shared.errors import InputError
 
 
@@ -76,36 +75,6 @@ def open_labels(changed: Path, unchanged: Path | None, grid: MapGrid) -> Labels:
         require_two_values(path, reader, grid)
         readers.append(reader)
     return Labels(changed, unchanged, grid, tuple(readers))
-
-
-def classes_on(path: Path, grid: MapGrid) -> GridReader:
-    """Return a reader of the first band of a raster of classes or probabilities; 0 is a value there, never nodata.
-
-    Raises:
-        InputError: no raster, another place, or another size without georeference.
-    """
-    with open_raster(path) as dataset:
-        placed = dataset.crs is not None and grid.crs is not None
-        nodata: float | Literal["none"] = dataset.nodata or "none"
-    source = read_source(path, bands="1", nodata=nodata, georeferenced=placed)
-    if placed:
-        if not source.grid.footprint_in(grid.crs).intersects(grid.footprint()):
-            raise InputError(
-                path,
-                found="a raster of another place",
-                expected="one that overlaps what it is compared with",
-                fix="Check the file and its CRS.",
-            )
-        return GridReader(source, grid, resampling="nearest")
-    if source.grid.shape != grid.shape:
-        raise InputError(
-            path,
-            found=f"{source.grid.width} x {source.grid.height} pixels without common georeference",
-            expected=f"{grid.width} x {grid.height} pixels, as what it is compared with",
-            fix="Georeference both rasters, or give them the same size.",
-        )
-    pixels = MapGrid(None, rasterio.Affine.identity(), grid.width, grid.height)
-    return GridReader(source, pixels, resampling="nearest")
 
 
 def require_two_values(path: Path, reader: GridReader, grid: MapGrid) -> None:

@@ -14,6 +14,7 @@ report.html and result.json, which is written last. Until then it holds only `.t
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 import time
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 
 from remote_sensing import tiling
 from remote_sensing.classical import fit_classical
+from remote_sensing.cluster import run_on_cluster
 from remote_sensing.coregistration import Shift, estimate_shift
 from remote_sensing.dates import date_of
 from remote_sensing.grid import crs_name
@@ -42,7 +44,7 @@ from remote_sensing.outputs.vectors import trace, write_vectors
 from remote_sensing.rasters import Pair, Sample, footprint_overlap, open_pair
 from remote_sensing.settings import Settings
 from remote_sensing.tiling import Detector
-from shared.errors import InputError
+from shared.errors import FewstepError, InputError
 from shared.files import refuse_existing, require_writable
 from shared.jsontext import json_text, jsonable
 
@@ -56,6 +58,7 @@ CACHE_MB = 128  # of GDAL blocks; its default is a share of the machine's memory
 NOTICEABLE_SHIFT = 0.5  # pixels
 SMALL_COVER = 0.5  # part of the grid with data at both dates below which the report warns
 BYTES_A_PIXEL = 16  # on disk at most while the results are written: tiles, plain rasters, COGs
+FULL = 1 << 20  # bytes: whatever failed with less room than this failed for want of room
 FIXED_FILES = (
     "probability.tif", "change.tif", "quicklook.png", "report.html", "result.json", "item.json",
     "probability.qml", "change.qml", "changes.qml",
@@ -115,6 +118,7 @@ def detect(
         _require_space(output, pair)
         mark = _fingerprint(before, after, settings, pair, detector)
         facts: dict[str, Any] = {
+            "command": _command(before, after, settings),
             "before": str(before),
             "after": str(after),
             "date_before": dates[0][0],
@@ -139,7 +143,10 @@ def detect(
         }
         with _writing(output):
             store = tiling.TileStore(output / ".tiles", mark)
-            timing = tiling.run(pair, detector, tiles, store, workers=settings.workers, label=label)
+            if settings.cluster is None:
+                timing = tiling.run(pair, detector, tiles, store, workers=settings.workers, label=label)
+            else:
+                timing = run_on_cluster(pair, detector, tiles, store, cluster=settings.cluster, label=label)
             facts |= {"tiles": len(tiles), "tiles_resumed": store.resumed, **timing.rates()}
             rows = tiling.assemble(store, tiles, pair.grid.shape, detector.blend)
             known = (dates[0][0], dates[1][0])
@@ -163,6 +170,7 @@ def _open(before: Path, after: Path, settings: Settings) -> Pair:
         grid=settings.grid,
         resampling=settings.resampling,
         pixel_grid=settings.pixel_grid,
+        excluded=settings.exclude,
     )
     overlap = footprint_overlap(pair)
     if overlap < settings.min_overlap:
@@ -242,8 +250,11 @@ def _write_rest(
 
 
 def _fingerprint(before: Path, after: Path, settings: Settings, pair: Pair, detector: Detector) -> str:
-    decided = settings.model_dump(mode="json", exclude={"workers", "min_area", "vectors", "date_before", "date_after"})
-    files = [before, after, *(path for path in (settings.grid, settings.labels, settings.unchanged) if path)]
+    decided = settings.model_dump(
+        mode="json", exclude={"workers", "cluster", "min_area", "vectors", "date_before", "date_after"}
+    )
+    optional = (settings.exclude, settings.grid, settings.labels, settings.unchanged)
+    files = [before, after, *(path for path in optional if path)]
     return tiling.fingerprint(
         files,
         settings=decided,
@@ -253,6 +264,18 @@ def _fingerprint(before: Path, after: Path, settings: Settings, pair: Pair, dete
         detector=detector.facts(),
         version=version("fewstep"),
     )
+
+
+def _command(before: Path, after: Path, settings: Settings) -> str:
+    """Return the command line that does the same, with the options that differ from their defaults."""
+    words = ["fewstep", "change", "detect", str(before), str(after), "-o", "DIR"]
+    for name, value in settings.model_dump(mode="json", exclude_defaults=True).items():
+        option = f"--{name.replace('normalisation', 'normalise').replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        else:
+            words += [option, ",".join(value) if isinstance(value, list) else str(value)]
+    return shlex.join(words)
 
 
 def _check_output(output: Path, settings: Settings, *, overwrite: bool) -> None:
@@ -277,9 +300,14 @@ def _require_space(output: Path, pair: Pair) -> None:
 
 @contextmanager
 def _writing(output: Path) -> Iterator[None]:
+    """Turn what GDAL and the system say of a full disk or a lost permission into an error to act on."""
     try:
         yield
-    except OSError as error:
+    except FewstepError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and shutil.disk_usage(output).free > FULL:
+            raise
         raise InputError(
             output,
             found=f"a write that failed ({error})",

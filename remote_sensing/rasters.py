@@ -25,7 +25,7 @@ from rasterio.windows import Window
 
 from remote_sensing.grid import MapGrid, crs_name
 from remote_sensing.settings import Resampling
-from remote_sensing.sources import GridReader, Source, open_raster, read_source
+from remote_sensing.sources import GridReader, Source, classes_on, open_raster, read_source
 from shared.errors import InputError
 
 Result = TypeVar("Result")
@@ -80,6 +80,7 @@ class Pair:
         grid: on which both are read.
         shift: (rows, columns) by which the second date is moved down and to the right; see `coregistration`.
         resampling: of values whose pixels do not coincide with the grid's.
+        excluded: raster that is not 0 where pixels are left out at both dates, such as a cloud mask.
     """
 
     before: Source
@@ -87,6 +88,7 @@ class Pair:
     grid: MapGrid
     shift: tuple[float, float] = (0.0, 0.0)
     resampling: Resampling = "bilinear"
+    excluded: Path | None = None
 
     @property
     def bands(self) -> int:
@@ -109,13 +111,26 @@ class Pair:
             GridReader(self.after, self.grid, shift=self.shift, resampling=self.resampling),
         )
 
+    @cached_property
+    def _mask_reader(self) -> GridReader | None:
+        return None if self.excluded is None else classes_on(self.excluded, self.grid)
+
+    def _dates(self, window: Window) -> tuple[tuple[NDArray[np.float32], NDArray[np.bool_]], ...]:
+        """Return values and validity of each date, without what is excluded."""
+        dates = [reader.read(window) for reader in self._readers]
+        if self._mask_reader is not None:
+            mask, _ = self._mask_reader.read(window)
+            kept = np.nan_to_num(mask[0]) == 0
+            dates = [(values, valid & kept) for values, valid in dates]
+        return tuple(dates)
+
     def read(self, window: Window) -> Patch:
         """Read a window that lies on the grid; may be called from several threads.
 
         Raises:
             InputError: a file is damaged there.
         """
-        (before, valid_before), (after, valid_after) = (reader.read(window) for reader in self._readers)
+        (before, valid_before), (after, valid_after) = self._dates(window)
         valid = valid_before & valid_after
         before[:, ~valid] = np.nan
         after[:, ~valid] = np.nan
@@ -141,9 +156,10 @@ class Pair:
         def lattice(window: Window) -> tuple[tuple[NDArray[np.float32], NDArray[np.bool_]], ...]:
             rows = slice(-window.row_off % step, None, step)
             cols = slice(-window.col_off % step, None, step)
-            read = [reader.read(window) for reader in self._readers]
             # Copies, so that a strided view does not keep the whole block in memory.
-            return tuple((values[:, rows, cols].copy(), valid[rows, cols].copy()) for values, valid in read)
+            return tuple(
+                (values[:, rows, cols].copy(), valid[rows, cols].copy()) for values, valid in self._dates(window)
+            )
 
         for (x, valid_before), (y, valid_after) in read_ahead(lattice, self.grid.windows(), workers=workers):
             valid = valid_before & valid_after
@@ -196,6 +212,7 @@ def open_pair(
     grid: Path | None = None,
     resampling: Resampling = "bilinear",
     pixel_grid: bool = False,
+    excluded: Path | None = None,
 ) -> Pair:
     """Look at two rasters and put them on one grid. No pixel is read but for a decimated look for fill.
 
@@ -207,6 +224,7 @@ def open_pair(
         grid: a raster whose grid is used; None takes that of `before`.
         resampling: of the values whose pixels do not coincide with the grid's; masks always take the nearest.
         pixel_grid: the images have no georeference and are compared pixel by pixel.
+        excluded: raster that is not 0 where pixels are left out, such as a cloud mask.
 
     Raises:
         InputError: what cannot be compared: no raster, no CRS, no overlap, other numbers of bands, other sizes.
@@ -239,7 +257,9 @@ def open_pair(
     for source in (first, second):
         if source.grid != reference:
             _require_overlap(source, reference)
-    return Pair(first, second, reference, resampling=resampling)
+    if excluded is not None:
+        classes_on(excluded, reference)
+    return Pair(first, second, reference, resampling=resampling, excluded=excluded)
 
 
 def footprint_overlap(pair: Pair) -> float:

@@ -25,6 +25,7 @@ class Settings(BaseModel):
         bands_before: numbers or names of the bands of the first date, separated by commas; None takes all.
         bands_after: the same for the second date.
         nodata: a value, "auto" or "none".
+        exclude: raster that is not 0 where pixels are left out, such as a cloud mask.
         grid: raster whose grid is used; None takes that of the first date.
         resampling: of values off the grid.
         pixel_grid: the images have no georeference and are compared pixel by pixel.
@@ -32,6 +33,7 @@ class Settings(BaseModel):
         coregister: move the second date by the estimated shift.
         tile: rows and columns of a tile.
         workers: threads that read.
+        cluster: number of local Dask workers, or the address of a scheduler; None computes in this process.
         min_area: m2 below which a changed area is dropped.
         vectors: formats of the polygons.
         date_before: ISO date; None takes it from the file.
@@ -48,6 +50,7 @@ class Settings(BaseModel):
     bands_before: str | None = None
     bands_after: str | None = None
     nodata: Literal["auto", "none"] | float = "auto"
+    exclude: Path | None = None
     grid: Path | None = None
     resampling: Resampling = "bilinear"
     pixel_grid: bool = False
@@ -55,6 +58,7 @@ class Settings(BaseModel):
     coregister: bool = False
     tile: int = Field(default=1024, ge=64)
     workers: PositiveInt = 2
+    cluster: str | None = None
     min_area: NonNegativeFloat = 0.0
     vectors: tuple[VectorFormat, ...] = ("gpkg",)
     date_before: str | None = None

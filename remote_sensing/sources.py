@@ -207,6 +207,36 @@ class GridReader:
         )
 
 
+def classes_on(path: Path, grid: MapGrid) -> GridReader:
+    """Return a reader of the first band of a raster of classes or probabilities; 0 is a value there, never nodata.
+
+    Raises:
+        InputError: no raster, another place, or another size without georeference.
+    """
+    with open_raster(path) as dataset:
+        placed = dataset.crs is not None and grid.crs is not None
+        nodata: float | Literal["none"] = dataset.nodata or "none"
+    source = read_source(path, bands="1", nodata=nodata, georeferenced=placed)
+    if placed:
+        if not source.grid.footprint_in(grid.crs).intersects(grid.footprint()):
+            raise InputError(
+                path,
+                found="a raster of another place",
+                expected="one that overlaps what it is compared with",
+                fix="Check the file and its CRS.",
+            )
+        return GridReader(source, grid, resampling="nearest")
+    if source.grid.shape != grid.shape:
+        raise InputError(
+            path,
+            found=f"{source.grid.width} x {source.grid.height} pixels without common georeference",
+            expected=f"{grid.width} x {grid.height} pixels, as what it is compared with",
+            fix="Georeference both rasters, or give them the same size.",
+        )
+    pixels = MapGrid(None, rasterio.Affine.identity(), grid.width, grid.height)
+    return GridReader(source, pixels, resampling="nearest")
+
+
 def warp_place(source: MapGrid, grid: MapGrid) -> dict[str, Any]:
     """Return the arguments that tell `WarpedVRT` where a source lies and onto which grid it is warped."""
     if grid.crs is not None:

@@ -108,22 +108,21 @@ def fit_ir_mad(sample: Sample, *, tolerance: float = TOLERANCE, max_iterations: 
 def _moments(sample: Sample, model: IrMad | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the weighted mean and covariance of both dates' bands, stacked.
 
-    Two passes: sums about a mean that is already good lose no digits.
+    Sums are taken about a mean that is nearly right already, that of the last iteration, so they lose no digits.
     """
-    bands = 2 * len(sample.before)
-    centre = np.zeros(bands)
-    for last in (False, True):
-        weight, first, second = 0.0, np.zeros(bands), np.zeros((bands, bands))
-        for before, after in _chunks(sample):
-            w = np.ones(before.shape[1]) if model is None else model.no_change(before, after)
-            values = np.concatenate([before, after]) - centre[:, None]
-            weight += w.sum()
-            first += values @ w
-            if last:
-                second += (values * w) @ values.T
-        centre = centre + first / weight
-    residual = first / weight
-    return centre, second / weight - np.outer(residual, residual)
+    if model is None:
+        centre = np.array([band.mean(dtype=np.float64) for date in (sample.before, sample.after) for band in date])
+    else:
+        centre = np.concatenate([model.mean_before, model.mean_after])
+    weight, first, second = 0.0, np.zeros(len(centre)), np.zeros((len(centre), len(centre)))
+    for before, after in _chunks(sample):
+        w = np.ones(before.shape[1]) if model is None else model.no_change(before, after)
+        values = np.concatenate([before, after]) - centre[:, None]
+        weight += w.sum()
+        first += values @ w
+        second += (values * w) @ values.T
+    moved = first / weight
+    return centre + moved, second / weight - np.outer(moved, moved)
 
 
 def _canonical(mean: NDArray, covariance: NDArray, iteration: int) -> IrMad:

@@ -63,7 +63,7 @@ def write_pictures(folder: Path, pair: Pair, frame: GeoDataFrame, facts: dict[st
         _histogram(facts),
     )
     report.section(f"Largest of {len(frame)} changed areas", _areas(frame))
-    report.section("Again", Code(f"fewstep change detect {facts['before']} {facts['after']} -o DIR"))
+    report.section("Again", Code(facts["command"]))
     (folder / "report.html").write_text(report.html(), encoding="utf-8")
 
 

@@ -100,6 +100,20 @@ def test_missing_data_is_nodata_in_the_results_never_no_change(tmp_path):
     assert result.facts["data_share_both"] == pytest.approx(1 - missing.mean())
 
 
+def test_what_a_cloud_mask_excludes_is_no_data(tmp_path):
+    before, after, changed = scene()
+    cloud = np.zeros((1, *changed.shape), np.uint8)
+    cloud[:, 60:100, 20:80] = 3
+    after[:, cloud[0] > 0] = 9000
+    paths = [write(tmp_path / f"{name}.tif", values) for name, values in (("a", before), ("b", after), ("c", cloud))]
+    done = fewstep("change", "detect", *paths[:2], "-o", tmp_path / "out", "--exclude", paths[2])
+    assert done.returncode == 0, done.stderr
+    found, kept = mask_of(tmp_path / "out"), cloud[0] == 0
+    np.testing.assert_array_equal(found == 255, ~kept)
+    assert f1((found == 1)[kept], changed[kept]) > 0.9
+    assert f"--exclude {paths[2]}" in json.loads((tmp_path / "out" / "result.json").read_text())["command"]
+
+
 def test_a_second_date_of_another_extent_is_compared_on_the_first_ones_grid(tmp_path):
     before, after, changed = scene()
     part = after[:, 10:, 20:]
