@@ -120,14 +120,15 @@ def read_source(
             value = None
         else:
             value = dataset.nodata
-            if value is None and np.dtype(dataset.dtypes[chosen[0] - 1]).kind == "f":
-                value = float("nan")
-            elif value is None and _is_unmasked(dataset) and (share := _fill_share(dataset, chosen)):
+            share = _fill_share(dataset, chosen) if value is None and _is_unmasked(dataset) else 0.0
+            if share:
                 value = 0.0
                 notes.append(
                     f"{path.name} names no nodata value, but zeros cover {100 * share:.1f} % from its border: they are "
                     "taken as missing (--nodata none keeps them)."
                 )
+            elif value is None and np.dtype(dataset.dtypes[chosen[0] - 1]).kind == "f":
+                value = float("nan")
         names = tuple(dataset.descriptions[band - 1] or f"band {band}" for band in chosen)
         return Source(path, chosen, names, value, dataset.dtypes[chosen[0] - 1], grid, tuple(notes))
 

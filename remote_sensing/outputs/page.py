@@ -75,7 +75,7 @@ def area_text(area: float | None, pixels: int) -> str:
 
 
 def _pictures(pictures: dict[str, Bitmap], names: dict[str, str], pair: Pair) -> Iterator[Picture]:
-    red, green, blue = (pair.before.names[band] for band in shown_bands(pair.bands))
+    red, green, blue = (pair.before.names[band] for band in shown_bands(pair.before.names))
     colours = red if red == green else f"{red}, {green}, {blue} as red, green, blue"
     stretch = f"{colours}; 2nd to 98th percentile of both dates together; gray: no data"
     for name, bitmap in pictures.items():

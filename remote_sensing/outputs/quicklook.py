@@ -38,7 +38,7 @@ def panels(pair: Pair, mask: Path, probability: Path) -> dict[str, Bitmap]:
         GridReader(source, grid, shift=shift, resampling="bilinear").read(Window(0, 0, grid.width, grid.height))
         for source, shift in ((pair.before, (0.0, 0.0)), (pair.after, _scaled(pair, grid)))
     ]
-    bands = shown_bands(pair.bands)
+    bands = shown_bands(pair.before.names)
     # A stretch of its own for each date would show a difference of haze as a difference of nothing.
     colours = [_stretched([values[band] for values, _ in images]) for band in bands]
     before, after = (np.stack([channel[date] for channel in colours], -1) for date in (0, 1))
@@ -66,14 +66,18 @@ def sheet(pictures: dict[str, Bitmap], titles: dict[str, str]) -> Bitmap:
     return montage([titled(pictures[name], [title]) for name, title in titles.items()], columns=len(titles), gap=8)
 
 
-def shown_bands(bands: int) -> tuple[int, int, int]:
-    """Return the indices shown as red, green and blue.
+def shown_bands(names: tuple[str, ...]) -> tuple[int, int, int]:
+    """Return the indices of the bands shown as red, green and blue.
 
-    Satellite stacks with more than three bands start with blue, green, red; three are red, green, blue as in images.
+    By name where bands are called so. Else satellite stacks with more than three bands start with blue, green, red, and
+    three bands are red, green, blue as in images.
     """
-    if bands >= 4:
+    places = {name.lower(): index for index, name in enumerate(names)}
+    if {"red", "green", "blue"} <= places.keys():
+        return places["red"], places["green"], places["blue"]
+    if len(names) >= 4:
         return 2, 1, 0
-    return (0, 1, 2) if bands == 3 else (0, 0, 0)
+    return (0, 1, 2) if len(names) == 3 else (0, 0, 0)
 
 
 def _coarse(grid: MapGrid) -> MapGrid:

@@ -90,8 +90,9 @@ def test_alpha_masks_and_nan_are_missing_and_alpha_is_no_band(tmp_path, values, 
     assert not valid[10:14, 20:26].any()
 
 
-def test_untagged_fill_at_the_border_is_missing_and_can_be_kept(tmp_path, values):
-    wedge = values.copy()
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_untagged_fill_at_the_border_is_missing_and_can_be_kept(tmp_path, values, dtype):
+    wedge = values.astype(dtype)
     wedge[:, :8] = 0
     wedge[:, 20, 20] = 0
     first, second = write(tmp_path / "a.tif", values), write(tmp_path / "b.tif", wedge)
@@ -99,7 +100,7 @@ def test_untagged_fill_at_the_border_is_missing_and_can_be_kept(tmp_path, values
     assert "zeros cover 20.0 %" in pair.notes[0]
     assert not pair.read(WHOLE).valid[:8].any()
     assert open_pair(first, second, nodata="none").read(WHOLE).valid.all()
-    mostly_dark = np.zeros_like(values)
+    mostly_dark = np.zeros(values.shape, np.uint8)
     mostly_dark[:, 20:25, 20:25] = 9
     assert read_source(write(tmp_path / "c.tif", mostly_dark)).nodata is None
 

@@ -18,6 +18,7 @@ from rasterio.features import rasterize
 
 from remote_sensing.dates import date_of
 from remote_sensing.grid import MapGrid
+from remote_sensing.outputs.quicklook import shown_bands
 from remote_sensing.outputs.rasters import write_cog, write_plain
 from remote_sensing.outputs.stac import stac_item
 from remote_sensing.outputs.styles import write_styles
@@ -256,3 +257,10 @@ def test_dates_come_from_the_option_then_acquisition_then_name_then_file_time(tm
     assert date_of(path, "2010-01-01") == ("2010-01-01", "given")
     with pytest.raises(InputError, match="no date"):
         date_of(path, "yesterday")
+
+
+def test_colours_are_shown_by_name_and_by_custom():
+    assert shown_bands(("nir", "Red", "green", "BLUE")) == (1, 2, 3)
+    assert shown_bands(("band 1", "band 2", "band 3", "band 4")) == (2, 1, 0)
+    assert shown_bands(("band 1", "band 2", "band 3")) == (0, 1, 2)
+    assert shown_bands(("band 1", "band 2")) == (0, 0, 0)
