@@ -70,7 +70,7 @@ class ReferenceCache:
         """
         detector = self.detector
         require_one_grid(before, after)
-        lacking, absent = before.isnan().any(1, keepdim=True), after.isnan().any(1, keepdim=True)
+        lacking, absent = (~date.isfinite().all(1, keepdim=True) for date in (before, after))
         valid = ~(lacking | absent)[:, 0]
         first = torch.where(lacking, torch.nan, before)
         a = self.embed(detector.scaled(first), origins)

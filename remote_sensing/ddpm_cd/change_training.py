@@ -122,7 +122,7 @@ class ChangeTrainer(Trainer):
         """Return the loss of the module docstring for one batch."""
         batch = self.crops.draw(self.settings.batch, generator)
         before, after = batch.before.to(self.device), batch.after.to(self.device)
-        valid = ~(before.isnan() | after.isnan()).any(1)
+        valid = (before.isfinite() & after.isfinite()).all(1)
         target, known = (batch.label == CHANGED).float().to(self.device), (batch.label != UNKNOWN).to(self.device)
         if self.teacher is not None:
             target = self.teacher.probability(before, after, batch.origins).nan_to_num(0.0)

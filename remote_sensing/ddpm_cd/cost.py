@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -59,8 +60,25 @@ def cost(config: DetectorConfig, size: int = 256) -> Cost:
 def main(arguments: Sequence[str]) -> None:
     """Write the cost of one preset, or of all, as JSON."""
     size = int(arguments[1]) if len(arguments) > 1 else 256
-    costs = {name: asdict(cost(detector_from_data({"preset": name}), size)) for name in arguments[:1] or PRESETS}
+    costs: dict[str, dict[str, float]] = {}
+    for name in arguments[:1] or PRESETS:
+        config = detector_from_data({"preset": name})
+        costs[name] = asdict(cost(config, size))
+        if len(arguments) > 2:
+            costs[name] |= {"seconds": seconds(config, size, int(arguments[2])), "threads": torch.get_num_threads()}
     sys.stdout.write(json.dumps(costs, indent=2) + "\n")
+
+
+def seconds(config: DetectorConfig, size: int, repeat: int) -> float:
+    """Return the shortest time of `repeat` pairs of tiles on the CPU, after one that is not timed."""
+    detector = ChangeDetector(config).eval()
+    before, after = torch.rand(2, 1, config.diffusion.unet.bands, size, size)
+    times = []
+    for _ in range(repeat + 1):
+        begun = time.perf_counter()
+        detector.probability(before, after)
+        times.append(time.perf_counter() - begun)
+    return min(times[1:])
 
 
 def _gmac(run: Callable[[], object]) -> float:

@@ -48,7 +48,7 @@ class ChangeDetector(nn.Module):
     def scaled(self, images: Tensor) -> Tensor:
         """Return images (N, C, H, W) in the units of their sensor as the network sees them, in [-1, 1].
 
-        Pixels without a value (NaN) become the middle of the range.
+        Pixels without a value (NaN, infinite) become the middle of the range.
         """
         return scaled(images, self.config.diffusion)
 
@@ -62,14 +62,14 @@ class ChangeDetector(nn.Module):
             after: the same places at the later date.
             origins: row and column in the scene of each image's first pixel, (N, 2); None is (0, 0) for all.
             valid: (N, H, W), where both dates have a value; elsewhere both are seen as the middle of the range and
-                the result is NaN. None is everywhere where no band is NaN.
+                the result is NaN. None is everywhere where all bands are finite.
 
         Raises:
             InputError: shapes that do not fit, or other bands than the network's.
         """
         require_one_grid(before, after)
         if valid is None:
-            valid = ~(before.isnan() | after.isnan()).any(1)
+            valid = (before.isfinite() & after.isfinite()).all(1)
         with torch.no_grad():
             a, b = (self.scaled(torch.where(valid[:, None], image, torch.nan)) for image in (before, after))
             found = self.logits(a, b, origins).float()
@@ -145,7 +145,7 @@ def require_one_grid(before: Tensor, after: Tensor) -> None:
 
 
 def scaled(images: Tensor, config: DiffusionConfig) -> Tensor:
-    """Return 2 (v - low) / (high - low) - 1 of every band of (N, C, H, W), float32, and 0 where v is NaN.
+    """Return 2 (v - low) / (high - low) - 1 of every band of (N, C, H, W), float32, and 0 where v is not finite.
 
     Raises:
         InputError: other bands than the network's.
@@ -159,7 +159,7 @@ def scaled(images: Tensor, config: DiffusionConfig) -> Tensor:
         )
     limits = torch.tensor(config.limits, dtype=torch.float32, device=images.device)[:, :, None, None]
     low, high = limits.unbind(1)
-    return (2 * (images.float() - low) / (high - low) - 1).nan_to_num(nan=0.0)
+    return (2 * (images.float() - low) / (high - low) - 1).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def padded(images: Tensor, multiple: int) -> Tensor:

@@ -4,7 +4,7 @@ r"""Pretraining of the diffusion network on images without labels.
 
 The published training draws one step for the whole batch and a level inside it for each image. Here each image has its
 own t, one from each N-th part of [0, 1]: the same loss with less variance. It also starts with orthogonal weights; ours
-starts as torch does, from which the loss fell faster wherever we compared.
+starts as torch does, from which the loss fell faster on toy scenes.
 """
 
 from __future__ import annotations

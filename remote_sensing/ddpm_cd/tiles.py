@@ -63,6 +63,8 @@ class PatchDetector:
         return {
             "method": "ddpm-cd",
             "score": "probability of change",
+            "threshold_rule": "fixed",
+            "threshold": 0.5,
             "timesteps": list(config.head.timesteps),
             "noise": config.noise,
             "precision": self.detector.precision,

@@ -100,7 +100,7 @@ def test_pixels_without_a_value_are_nan_and_their_numbers_never_matter(scene):
     detector = tiny()
     holes = [image.clone() for image in scene]
     holes[0][:, 2, 10:20, 30:50] = torch.nan
-    holes[1][:, :, 40:50, :20] = torch.nan
+    holes[1][:, :, 40:50, :20] = torch.inf
     found = detector.probability(*holes)
     absent = torch.zeros(1, 64, 96, dtype=torch.bool)
     absent[:, 10:20, 30:50] = absent[:, 40:50, :20] = True

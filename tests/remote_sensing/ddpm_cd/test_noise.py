@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -35,6 +37,16 @@ def test_a_scene_has_the_same_noise_however_it_is_cut():
     tiles = ground_noise(corners, (5, 20, 16), seed=3, step=50)
     for (row, column), tile in zip(corners.tolist(), tiles, strict=True):
         assert torch.equal(tile, whole[:, row + 7 : row + 27, column - 5 : column + 11])
+
+
+def test_a_pixel_has_the_number_that_the_formula_gives_so_that_results_stay_over_versions():
+    row, column, band, step, date, seed = -3, 70_000, 6, 400, 1, 2**33 + 5
+    counter = (column, row % 2**32, date * 2**16 + band // 4, step)
+    drawn = [int(word) for word in philox(words(*counter), seed)]
+    radius = math.sqrt(-2 * math.log((drawn[2] + 0.5) / 2**32))
+    expected = radius * math.cos(2 * math.pi * drawn[3] / 2**32)  # band 6 is the first of the second pair
+    noise = ground_noise(torch.tensor([[row - 1, column - 2]]), (7, 4, 5), seed=seed, step=step, date=date)
+    assert float(noise[0, band, 1, 2]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_seed_step_date_and_band_each_have_their_own_noise():
