@@ -2,7 +2,7 @@
 
 ```python
 from remote_sensing.pipeline import detect
-from remote_sensing.settings import Settings
+from remote_sensing.settings import Settings, VectorFormat
 
 result = detect(Path("2000.tif"), Path("2003.tif"), Path("out"), Settings(method="ir-mad"))
 result.facts["changed_area_m2"]
@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import rasterio
@@ -326,7 +326,9 @@ def _staging(output: Path) -> Iterator[Path]:
 
 
 def _publish(stage: Path, output: Path) -> list[Path]:
-    """Move the files to where they are looked for, result.json last."""
+    """Move the files to where they are looked for, result.json last; nothing of an earlier run stays beside them."""
+    for name in ("result.json", *FIXED_FILES, *(f"changes.{kind}" for kind in get_args(VectorFormat))):
+        (output / name).unlink(missing_ok=True)
     paths = []
     for path in sorted(stage.iterdir(), key=lambda path: (path.name == "result.json", path.name)):
         paths.append(path.replace(output / path.name))

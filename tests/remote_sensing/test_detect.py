@@ -162,7 +162,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
     before, after, _ = pair_on_disk(tmp_path)
     text = tmp_path / "text.tif"
     text.write_text("not a raster")
-    empty = write(tmp_path / "empty.tif", np.full((4, 120, 150), 5, np.uint8), nodata=5)
+    empty = write(tmp_path / "empty.tif", np.full((4, 120, 150), 5, np.float32), nodata=5)
     two = write(tmp_path / "two.tif", scene()[0][:2])
     out = tmp_path / "out"
     for arguments, words in (
@@ -187,7 +187,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
 def test_results_are_replaced_only_on_request(tmp_path):
     before, after, _ = pair_on_disk(tmp_path)
     out = tmp_path / "out"
-    detect(before, after, out)
+    detect(before, after, out, Settings(vectors=("gpkg", "fgb")))
     (out / "mine.txt").write_text("notes")
     first = (out / "result.json").read_bytes()
     assert_one_clear_line(fewstep("change", "detect", before, after, "-o", out), "--overwrite")
@@ -196,6 +196,7 @@ def test_results_are_replaced_only_on_request(tmp_path):
     assert done.returncode == 0
     assert json.loads((out / "result.json").read_text())["method"] == "cva"
     assert (out / "mine.txt").read_text() == "notes"
+    assert not (out / "changes.fgb").exists()  # it would tell of the earlier run
 
 
 def test_a_full_disk_is_told_before_and_during_the_run(tmp_path, monkeypatch):
