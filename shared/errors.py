@@ -7,6 +7,8 @@ exits with code 2; a script can catch it. Anything else that escapes is a bug an
 from __future__ import annotations
 
 import os
+from functools import partial
+from typing import Any
 
 
 class FewstepError(Exception):
@@ -29,6 +31,10 @@ class InputError(FewstepError):
         self.expected = expected
         self.fix = fix
         super().__init__(f"{self.source}: found {found}; expected {expected}. {fix}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the error travel between processes, which keyword arguments alone would not."""
+        return partial(type(self), found=self.found, expected=self.expected, fix=self.fix), (self.source,)
 
 
 class MissingExtra(FewstepError):

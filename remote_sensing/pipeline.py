@@ -1,0 +1,335 @@
+"""From two rasters to a folder of results.
+
+```python
+from remote_sensing.pipeline import detect
+from remote_sensing.settings import Settings
+
+result = detect(Path("2000.tif"), Path("2003.tif"), Path("out"), Settings(method="ir-mad"))
+result.facts["changed_area_m2"]
+```
+
+The folder gets probability.tif, change.tif, changes.gpkg (or other formats), QGIS styles, item.json, quicklook.png,
+report.html and result.json, which is written last. Until then it holds only `.tiles`, with which a killed run resumes.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+
+from remote_sensing import tiling
+from remote_sensing.classical import fit_classical
+from remote_sensing.cluster import run_on_cluster
+from remote_sensing.coregistration import Shift, estimate_shift
+from remote_sensing.dates import date_of
+from remote_sensing.grid import crs_name
+from remote_sensing.labels import open_labels
+from remote_sensing.outputs.page import write_pictures
+from remote_sensing.outputs.rasters import Counts, write_cog, write_plain
+from remote_sensing.outputs.stac import stac_item
+from remote_sensing.outputs.styles import write_styles
+from remote_sensing.outputs.vectors import trace, write_vectors
+from remote_sensing.rasters import Pair, Sample, footprint_overlap, open_pair
+from remote_sensing.settings import Settings, VectorFormat
+from remote_sensing.tiling import Detector
+from shared.errors import FewstepError, InputError
+from shared.files import refuse_existing, require_writable
+from shared.jsontext import json_text, jsonable
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+Rows = Iterable[tuple[int, NDArray[np.float32]]]
+Dates = tuple[str | None, str | None]
+
+CACHE_MB = 128  # of GDAL blocks; its default is a share of the machine's memory
+NOTICEABLE_SHIFT = 0.5  # pixels
+SMALL_COVER = 0.5  # part of the grid with data at both dates below which the report warns
+BYTES_A_PIXEL = 16  # on disk at most while the results are written: tiles, plain rasters, COGs
+FULL = 1 << 20  # bytes: whatever failed with less room than this failed for want of room
+FIXED_FILES = (
+    "probability.tif", "change.tif", "quicklook.png", "report.html", "result.json", "item.json",
+    "probability.qml", "change.qml", "changes.qml",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a comparison found.
+
+    Attributes:
+        facts: the content of result.json.
+        files: what was written.
+    """
+
+    facts: dict[str, Any]
+    files: tuple[Path, ...]
+
+
+def detect(
+    before: Path,
+    after: Path,
+    output: Path,
+    settings: Settings | None = None,
+    *,
+    detector: Detector | None = None,
+    overwrite: bool = False,
+    label: str | None = None,
+) -> Detection:
+    """Compare two rasters and write the results into a folder.
+
+    Args:
+        before: raster of the first date.
+        after: raster of the second date.
+        output: folder; made when missing.
+        settings: how to compare.
+        detector: a trained one, instead of the method of the settings.
+        overwrite: replace results of an earlier run.
+        label: of the progress bar; None is silent.
+
+    Raises:
+        InputError: rasters that cannot be compared, settings that do not fit them, or a folder that cannot be written.
+    """
+    settings = settings or Settings()
+    begin = time.perf_counter()
+    _check_output(output, settings, overwrite=overwrite)
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+        pair = _open(before, after, settings)
+        dates = [date_of(path, given) for path, given in ((before, settings.date_before), (after, settings.date_after))]
+        shift = estimate_shift(pair)
+        moved = settings.coregister and shift.confident
+        if moved:
+            pair = pair.moved((shift.rows, shift.cols))
+        sample = pair.sample(workers=settings.workers)
+        detector = detector or _fit(pair, sample, settings)
+        tiles = tiling.plan(pair.grid.shape, size=settings.tile, halo=detector.halo, blend=detector.blend)
+        _require_space(output, pair)
+        mark = _fingerprint(before, after, settings, pair, detector)
+        facts: dict[str, Any] = {
+            "command": _command(before, after, settings),
+            "before": str(before),
+            "after": str(after),
+            "date_before": dates[0][0],
+            "date_after": dates[1][0],
+            "dates_from": [source for _, source in dates],
+            **detector.facts(),
+            "bands_before": list(pair.before.names),
+            "bands_after": list(pair.after.names),
+            "crs": crs_name(pair.grid.crs),
+            "grid": str(pair.grid),
+            "extent_overlap": footprint_overlap(pair),
+            "data_share_before": sample.shares["before"],
+            "data_share_after": sample.shares["after"],
+            "data_share_both": sample.shares["both"],
+            "nodata_before": pair.before.nodata,
+            "nodata_after": pair.after.nodata,
+            "shift_rows": shift.rows,
+            "shift_cols": shift.cols,
+            "shift_confident": shift.confident,
+            "shift_applied": moved,
+            "warnings": _warnings(pair, shift, settings, sample.shares["both"]),
+        }
+        with _writing(output):
+            store = tiling.TileStore(output / ".tiles", mark)
+            if settings.cluster is None:
+                timing = tiling.run(pair, detector, tiles, store, workers=settings.workers, label=label)
+            else:
+                timing = run_on_cluster(pair, detector, tiles, store, cluster=settings.cluster, label=label)
+            facts |= {"tiles": len(tiles), "tiles_resumed": store.resumed, **timing.rates()}
+            rows = tiling.assemble(store, tiles, pair.grid.shape, detector.blend)
+            known = (dates[0][0], dates[1][0])
+            with _staging(output) as stage:
+                counts, frame = _write_maps(stage, pair, rows, settings, known)
+                facts |= _found(counts, frame, seconds=time.perf_counter() - begin)
+                _write_rest(stage, pair, frame, facts, known, (before, after))
+                facts = jsonable(facts)
+                (stage / "result.json").write_text(json_text(facts), encoding="utf-8")
+                files = _publish(stage, output)
+            store.remove()
+    return Detection(facts, tuple(files))
+
+
+def _open(before: Path, after: Path, settings: Settings) -> Pair:
+    pair = open_pair(
+        before,
+        after,
+        bands=(settings.bands_before, settings.bands_after),
+        nodata=settings.nodata,
+        grid=settings.grid,
+        resampling=settings.resampling,
+        pixel_grid=settings.pixel_grid,
+        excluded=settings.exclude,
+    )
+    overlap = footprint_overlap(pair)
+    if overlap < settings.min_overlap:
+        raise InputError(
+            after,
+            found=f"{100 * overlap:.2g} % of the smaller extent in the other raster",
+            expected=f"at least {100 * settings.min_overlap:g} %",
+            fix="Check the files and their CRS, or lower --min-overlap.",
+        )
+    return pair
+
+
+def _fit(pair: Pair, sample: Sample, settings: Settings) -> Detector:
+    labels = None
+    if settings.labels is not None:
+        labels = open_labels(settings.labels, settings.unchanged, pair.grid)
+    return fit_classical(
+        settings.method,
+        pair,
+        sample,
+        normalisation=settings.normalisation,
+        threshold=settings.threshold,
+        labels=labels,
+    )
+
+
+def _warnings(pair: Pair, shift: Shift, settings: Settings, cover: float) -> list[str]:
+    found = list(pair.notes)
+    if cover < SMALL_COVER:
+        found.append(f"Only {100 * cover:.1f} % of the grid has data at both dates.")
+    if settings.coregister and not shift.confident:
+        found.append(f"No shift was applied, since the estimate is not trustworthy: {shift}.")
+    elif not settings.coregister and shift.confident and shift.pixels > NOTICEABLE_SHIFT:
+        found.append(f"The dates are displaced by {shift}: edges may look like change. --coregister moves the second.")
+    if settings.labels is not None:
+        found.append("The threshold was fitted to the given labels: scores on the same labels are optimistic.")
+    return found
+
+
+def _write_maps(stage: Path, pair: Pair, rows: Rows, settings: Settings, dates: Dates) -> tuple[Counts, GeoDataFrame]:
+    tags = {"SOFTWARE": f"fewstep {version('fewstep')}"}
+    probability, mask, counts = write_plain(stage, pair.grid, rows, tags=tags)
+    frame = trace(mask, probability, pair.grid, min_area=settings.min_area, dates=dates)
+    for kind in settings.vectors:
+        write_vectors(frame, stage / f"changes.{kind}", kind)
+    write_cog(probability, stage / "probability.tif", overviews="AVERAGE")
+    write_cog(mask, stage / "change.tif", overviews="NEAREST")
+    return counts, frame
+
+
+def _found(counts: Counts, frame: GeoDataFrame, *, seconds: float) -> dict[str, Any]:
+    changed = int(frame["pixels"].sum())
+    return {
+        "pixels": counts.pixels,
+        "valid_pixels": counts.valid,
+        "changed_pixels": changed,
+        "changed_share": changed / max(counts.valid, 1),
+        "changed_area_m2": float(frame["area_m2"].sum(skipna=False)) if len(frame) else 0.0,
+        "polygons": len(frame),
+        "probability_histogram": list(counts.histogram),
+        "seconds": seconds,
+    }
+
+
+def _write_rest(
+    stage: Path, pair: Pair, frame: GeoDataFrame, facts: dict[str, Any], dates: Dates, sources: tuple[Path, Path]
+) -> None:
+    write_styles(stage)
+    write_pictures(stage, pair, frame, facts)
+    if pair.grid.crs is not None:
+        told: dict[str, Any] = {
+            key: facts[key] for key in ("method", "threshold", "changed_area_m2", "polygons") if key in facts
+        }
+        files = sorted([*stage.iterdir(), stage / "result.json"])
+        item = stac_item(sources[1].stem, pair.grid, files, list(sources), dates=dates, facts=told)
+        (stage / "item.json").write_text(json_text(item), encoding="utf-8")
+
+
+def _fingerprint(before: Path, after: Path, settings: Settings, pair: Pair, detector: Detector) -> str:
+    decided = settings.model_dump(
+        mode="json", exclude={"workers", "cluster", "min_area", "vectors", "date_before", "date_after"}
+    )
+    optional = (settings.exclude, settings.grid, settings.labels, settings.unchanged)
+    files = [before, after, *(path for path in optional if path)]
+    return tiling.fingerprint(
+        files,
+        settings=decided,
+        shift=list(pair.shift),
+        grid=str(pair.grid),
+        transform=list(pair.grid.transform[:6]),
+        detector=detector.facts(),
+        version=version("fewstep"),
+    )
+
+
+def _command(before: Path, after: Path, settings: Settings) -> str:
+    """Return the command line that does the same, with the options that differ from their defaults."""
+    words = ["fewstep", "change", "detect", str(before), str(after), "-o", "DIR"]
+    for name, value in settings.model_dump(mode="json", exclude_defaults=True).items():
+        option = f"--{name.replace('normalisation', 'normalise').replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        else:
+            words += [option, ",".join(value) if isinstance(value, list) else str(value)]
+    return shlex.join(words)
+
+
+def _check_output(output: Path, settings: Settings, *, overwrite: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise InputError(output, found="a file", expected="a folder", fix="Choose another --output.")
+    for name in (*FIXED_FILES, *(f"changes.{kind}" for kind in settings.vectors)):
+        refuse_existing(output / name, overwrite=overwrite)
+    require_writable(output / "result.json")
+
+
+def _require_space(output: Path, pair: Pair) -> None:
+    parent = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
+    needed, free = BYTES_A_PIXEL * pair.grid.width * pair.grid.height, shutil.disk_usage(parent).free
+    if free < needed:
+        raise InputError(
+            output,
+            found=f"{free / 1e9:.1f} GB of free space",
+            expected=f"{needed / 1e9:.1f} GB for {pair.grid.width} x {pair.grid.height} pixels",
+            fix="Make room or choose another disk.",
+        )
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Turn what GDAL and the system say of a full disk or a lost permission into an error to act on."""
+    try:
+        yield
+    except FewstepError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and shutil.disk_usage(output).free > FULL:
+            raise
+        raise InputError(
+            output,
+            found=f"a write that failed ({error})",
+            expected="a folder with room and permission",
+            fix="Make room and run the same command again: it resumes.",
+        ) from error
+
+
+@contextmanager
+def _staging(output: Path) -> Iterator[Path]:
+    stage = Path(tempfile.mkdtemp(prefix=".writing.", dir=output))
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _publish(stage: Path, output: Path) -> list[Path]:
+    """Move the files to where they are looked for, result.json last; nothing of an earlier run stays beside them."""
+    for name in ("result.json", *FIXED_FILES, *(f"changes.{kind}" for kind in get_args(VectorFormat))):
+        (output / name).unlink(missing_ok=True)
+    paths = []
+    for path in sorted(stage.iterdir(), key=lambda path: (path.name == "result.json", path.name)):
+        paths.append(path.replace(output / path.name))
+    return paths

@@ -1,0 +1,65 @@
+"""What a comparison can be told, validated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+
+Method = Literal["ir-mad", "cva", "pca-kmeans"]
+Normalisation = Literal["none", "zscore", "invariant"]
+Resampling = Literal["nearest", "bilinear", "cubic"]
+VectorFormat = Literal["gpkg", "fgb", "geojson", "parquet"]
+
+
+class Settings(BaseModel):
+    """How two rasters are compared.
+
+    Attributes:
+        method: "ir-mad", "cva" (change vectors) or "pca-kmeans".
+        normalisation: radiometry of "cva" and "pca-kmeans": "none", "zscore" or "invariant"; IR-MAD needs none.
+        threshold: "otsu", "chi2" (IR-MAD) or a number on the score of the method.
+        labels: raster of changed pixels on which the probability is calibrated.
+        unchanged: raster of unchanged pixels, if the labels are sparse.
+        bands_before: numbers or names of the bands of the first date, separated by commas; None takes all.
+        bands_after: the same for the second date.
+        nodata: a value, "auto" or "none".
+        exclude: raster that is not 0 where pixels are left out, such as a cloud mask.
+        grid: raster whose grid is used; None takes that of the first date.
+        resampling: of values off the grid.
+        pixel_grid: the images have no georeference and are compared pixel by pixel.
+        min_overlap: part of the smaller extent that must lie in the other.
+        coregister: move the second date by the estimated shift.
+        tile: rows and columns of a tile.
+        workers: threads that read.
+        cluster: number of local Dask workers, or the address of a scheduler; None computes in this process.
+        min_area: m2 below which a changed area is dropped.
+        vectors: formats of the polygons.
+        date_before: ISO date; None takes it from the file.
+        date_after: the same for the second date.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Method = "ir-mad"
+    normalisation: Normalisation = "invariant"
+    threshold: Literal["otsu", "chi2"] | float = "otsu"
+    labels: Path | None = None
+    unchanged: Path | None = None
+    bands_before: str | None = None
+    bands_after: str | None = None
+    nodata: Literal["auto", "none"] | float = "auto"
+    exclude: Path | None = None
+    grid: Path | None = None
+    resampling: Resampling = "bilinear"
+    pixel_grid: bool = False
+    min_overlap: float = Field(default=0.1, ge=0, le=1)
+    coregister: bool = False
+    tile: int = Field(default=1024, ge=64)
+    workers: PositiveInt = 2
+    cluster: str | None = None
+    min_area: NonNegativeFloat = 0.0
+    vectors: tuple[VectorFormat, ...] = ("gpkg",)
+    date_before: str | None = None
+    date_after: str | None = None
