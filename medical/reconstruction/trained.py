@@ -17,7 +17,7 @@ from medical.reconstruction.coil_compression import compress_coils
 from medical.reconstruction.coil_maps import calibration_region, espirit, fitting_kernel
 from medical.reconstruction.fourier import ifft_centred
 from medical.reconstruction.methods import CALIBRATION_SIZE, METHODS
-from medical.reconstruction.preprocess import estimate_noise, is_white, prewhiten
+from medical.reconstruction.preprocess import estimate_noise, is_white, noise_covariance
 from medical.reconstruction.quality.card import Domain, ModelCard, card_path, read_card
 from medical.reconstruction.quality.domain import admit, facts_of
 from medical.reconstruction.quality.uncertainty import Uncertainty
@@ -42,13 +42,13 @@ class TrainedImages:
         image: complex64 (1, 1, \*encodes).
         maps: complex64 (1, 1, coil, \*encodes), of unit norm or zero.
         deviation: float32 (1, 1, \*encodes), standard deviation of posterior samples; None for a model of one image.
-        solved: the model has weighed the data by their noise itself; see `trusted.ended`.
+        noise_std: of the noise that the model weighed the data by; None for one that does not know it.
     """
 
     image: Tensor
     maps: Tensor
     deviation: Tensor | None = None
-    solved: bool = False
+    noise_std: float | None = None
 
 
 PlaneModel = Callable[[Tensor, Tensor, tuple[float, float], torch.Generator], TrainedImages]
@@ -63,7 +63,7 @@ class TrainedModel:
         run: reconstructs one plane.
         card: what it was trained on.
         sha256: of its weights file.
-        needs_noise: the noise must have variance 1, for a posterior or a network that is told the noise level.
+        needs_noise: k-space is given to it in units of its noise.
     """
 
     run: PlaneModel
@@ -122,7 +122,7 @@ def _network(stored: weights.Weights, card: ModelCard, device: torch.device | st
         with torch.inference_mode():
             found = network(kspace[None].to(device), batch.to(device), calibration_box(batch).to(device), spacing)
         image, maps = found.image.cpu()[None].clone(), found.coil_maps.cpu()[None].clone()
-        return TrainedImages(image, maps, solved=_weighs_noise(card))
+        return TrainedImages(image, maps)
 
     return run
 
@@ -165,7 +165,7 @@ def fitted(scan: RawScan, model: TrainedModel, settings: Settings) -> RawScan:
     """Return the scan as the model takes it; what lies outside its card is among the warnings.
 
     Separate calibration lines move into k-space, and more coils than the model was trained with are compressed. For
-    models that need it the noise is estimated where it was not measured.
+    models that need its level the noise is estimated where it was not measured.
 
     Raises:
         InputError: a non-Cartesian scan, a 3-D scan with gaps along all axes, or one far outside the card without
@@ -179,8 +179,11 @@ def fitted(scan: RawScan, model: TrainedModel, settings: Settings) -> RawScan:
             fix="Use the method sense, wavelet or tv.",
         )
     scan = _calibration_inside(scan)
-    if model.needs_noise and not is_white(scan):
-        scan = prewhiten(estimate_noise(scan))
+    if model.needs_noise and scan.noise is None:
+        scan = scan.after(
+            "Noise level taken from the outermost k-space samples.",
+            "The noise level is estimated from the image data, not measured.",
+        )
     trained = model.card.trained_on.coils
     if trained is not None and scan.coils > trained[1]:
         complete = bool((scan.mask.all(-1) | ~scan.mask.any(-1)).all())
@@ -205,10 +208,12 @@ def images_of(scan: RawScan, model: TrainedModel, generator: torch.Generator) ->
         InputError: no fully sampled centre for the coil maps, or a plane that does not fit the device's memory.
     """
     kspace, mask, spacing, axis = _planes(scan, 0)
+    noise_std = noise_level(scan) if model.needs_noise else None
+    unit = noise_std or 1.0
     planes = []
     for plane in kspace:
         try:
-            planes.append(model.run(plane, mask, spacing, generator))
+            found = model.run(plane / unit, mask, spacing, generator)
         except torch.OutOfMemoryError as error:
             raise InputError(
                 scan.source,
@@ -216,6 +221,8 @@ def images_of(scan: RawScan, model: TrainedModel, generator: torch.Generator) ->
                 expected="one that fits the memory of the device",
                 fix="Compress the coils with --coils, or use --device cpu.",
             ) from error
+        deviation = None if found.deviation is None else unit * found.deviation
+        planes.append(TrainedImages(unit * found.image, found.maps, deviation, noise_std))
     if axis is None:
         return planes[0]
 
@@ -227,8 +234,22 @@ def images_of(scan: RawScan, model: TrainedModel, generator: torch.Generator) ->
         stacked([plane.image for plane in planes]),
         stacked([plane.maps for plane in planes]),
         stacked(deviations) if deviations else None,
-        solved=planes[0].solved,
+        noise_std,
     )
+
+
+def noise_level(scan: RawScan) -> float:
+    """Return the standard deviation of the noise of a coil: 1 of whitened scans, else that measured or estimated.
+
+    An estimated covariance holds signal, so it is not used to whiten: the coils keep their weights and the image its
+    unit.
+    """
+    if is_white(scan):
+        return 1.0
+    known = scan if scan.noise is not None else estimate_noise(scan)
+    assert known.noise is not None
+    covariance = noise_covariance(known.noise, known.noise_bandwidth_ratio)
+    return max(float(covariance.diagonal().real.mean()) ** 0.5, 1e-30)
 
 
 def _planes(scan: RawScan, index: int) -> tuple[Tensor, Tensor, tuple[float, float], int | None]:

@@ -124,9 +124,9 @@ def ended(scan: RawScan, found: TrainedImages, settings: Settings) -> tuple[Trai
     errors spread evenly over an image of N pixels leave N v / R of their energy N v among the m = N C / R samples. An
     image whose residual is that of noise stays as it is. The hard step is lamda = 0.
 
-    A model that has weighed the data by their noise itself (`found.solved`) leaves no such residual to judge it by. The
-    variance of its error is then taken for that of `OWN_ERROR` times the mean signal of the object, in its own maps. At
-    low SNR that leaves the image as it is; at high SNR it puts back most of what was measured, noise and all.
+    A model that has weighed the data by their noise itself (`found.noise_std`) leaves no such residual to judge it by.
+    The variance of its error is then taken for that of `OWN_ERROR` times the mean signal of the object, in its own
+    maps. At low SNR that leaves the image as it is; at high SNR it puts back most of what was measured, noise and all.
 
     Args:
         scan: of one slice or slab, `trained.fitted`.
@@ -135,12 +135,12 @@ def ended(scan: RawScan, found: TrainedImages, settings: Settings) -> tuple[Trai
     """
     if settings.consistency == "none" or found.deviation is not None:
         return found, "The image is the model's own."
-    if settings.consistency == "soft" and not is_white(scan):
-        return found, "The image is the network's own: without a noise level there is no soft data consistency."
-    if found.solved and settings.consistency == "soft":
-        own, lamda = CartesianSense(found.maps, scan.mask), _own_weight(found.image)
+    if found.noise_std is not None and settings.consistency == "soft":
+        own, lamda = CartesianSense(found.maps, scan.mask), _own_weight(found.image / found.noise_std)
         image = consistent_image(own, scan.kspace, found.image, lamda=lamda, iterations=CONSISTENCY_ITERATIONS)
         return replace(found, image=image), f"Ended with soft data consistency (lamda = {lamda:.3g})."
+    if settings.consistency == "soft" and not is_white(scan):
+        return found, "The image is the network's own: without a noise level there is no soft data consistency."
     maps, _ = coil_maps_of(scan, crop=0.0)
     operator = CartesianSense(maps, scan.mask)
     image = found.image * (maps.conj() * found.maps).sum(2)

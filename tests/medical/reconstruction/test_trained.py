@@ -165,7 +165,7 @@ def test_a_network_that_is_told_the_noise_ends_nearer_to_the_full_scan_the_highe
     full = full + torch.randn(full.shape, dtype=full.dtype, generator=torch.Generator().manual_seed(1))
     noise = torch.randn(coils, 5000, dtype=torch.complex64, generator=torch.Generator().manual_seed(2))
     raw = scan_of((full * mask)[None], mask, noise=noise)
-    own = trained.TrainedImages(truth, maps, solved=True)
+    own = trained.TrainedImages(truth, maps, noise_std=1.0)
     found, told = ended(raw, own, Settings(method="varnet"))
     assert "soft data consistency" in told
     full_scan = (maps[0, 0].conj() * ifft_centred(full)).sum(0)
@@ -395,8 +395,15 @@ def test_dds_writes_the_mean_of_its_samples_and_their_spread_which_is_wide_where
     assert float(none) == pytest.approx(1, rel=0.5), "a full scan leaves noise of variance 1 a pixel"
 
 
-def test_dds_estimates_the_noise_where_the_scan_has_none(tmp_path):
+def test_dds_estimates_the_noise_where_the_scan_has_none_and_keeps_the_unit_of_the_data(tmp_path):
     settings = Settings(method="dds", weights=str(gaussian_prior(tmp_path)), samples=2, calls=3)
-    found = reconstruct_all(replace(white_scan(), noise=None), settings)
+    unknown = replace(white_scan(), noise=None)
+    found = reconstruct_all(unknown, settings)
     assert any("estimated from the image data" in text for text in found.image.provenance["warnings"])
-    assert found.image.provenance["units"].startswith("SNR")
+    assert not found.image.provenance["units"].startswith("SNR")
+    small = reconstruct_all(replace(unknown, kspace=1e-3 * unknown.kspace), settings)
+    for ours, scaled in (
+        (found.image, small.image),
+        *((found.companions[n], small.companions[n]) for n in ("uncertainty",)),
+    ):
+        assert (1e3 * scaled.data - ours.data).norm() < 1e-2 * ours.data.norm()
