@@ -99,7 +99,9 @@ def fit_ir_mad(sample: Sample, *, tolerance: float = TOLERANCE, max_iterations: 
     for iteration in range(1, max_iterations + 1):
         mean, covariance = _moments(sample, model)
         previous, model = model, _canonical(mean, covariance, iteration)
-        if previous is not None and np.abs(model.rho - previous.rho).max() < tolerance:
+        # Weights can leave pixels in which bands repeat others: then there are fewer variates than before.
+        alike = previous is not None and len(model.rho) == len(previous.rho)
+        if previous is not None and alike and np.abs(model.rho - previous.rho).max() < tolerance:
             break
     assert model is not None
     return model

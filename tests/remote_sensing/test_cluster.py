@@ -33,9 +33,7 @@ def test_an_error_of_a_worker_arrives_whole(tmp_path, monkeypatch):
     whole = write(
         tmp_path / "b.tif", scene((200, 200))[1], compress="deflate", tiled=True, blockxsize=64, blockysize=64
     )
-    damaged = bytearray(whole.read_bytes())
-    damaged[len(damaged) // 2 : len(damaged) // 2 + 4000] = bytes(4000)
-    (tmp_path / "c.tif").write_bytes(damaged)
+    (tmp_path / "c.tif").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     done = fewstep("change", "detect", before, tmp_path / "c.tif", "-o", tmp_path / "out", "--cluster", 2)
     assert_one_clear_line(done, "c.tif", "cannot be read")
     assert np.array_equal(list(tmp_path.glob("out/*")), [])
