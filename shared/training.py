@@ -1,4 +1,4 @@
-r"""The training loss of a preconditioned denoiser, and the average of its weights.
+r"""The training loss of a preconditioned denoiser, the average of its weights, and the course of the learning rate.
 
     loss = E_{x_0, eps, sigma} [ (sigma^2 + s^2) / (sigma s)^2 |D(x_0 + sigma eps, sigma) - x_0|^2 ],
     ln sigma ~ N(mean, std^2),   s = sigma_data
@@ -9,6 +9,8 @@ Reference: Karras et al., Elucidating the Design Space, 2022, eq. 2 and table 1.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,13 @@ def denoising_loss(
     noise = standard_normal(x0.shape, generator, dtype=x0.dtype, device=x0.device)
     error = (denoiser(process.add_noise(x0, noise, t), t) - x0) ** 2
     return (along_batch((sigma**2 + s**2) / (sigma * s) ** 2, x0) * error).flatten(1).mean(1)
+
+
+def rate_share(step: int, steps: int, warm_up: int) -> float:
+    """Return the learning rate in units of its height: a linear rise, then half a cosine to 0 at the last step."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, steps - warm_up))))
 
 
 class AveragedWeights:

@@ -93,12 +93,8 @@ def load_model(settings: Settings, device: torch.device | str = "cpu") -> Traine
             expected=settings.method,
             fix=f"Use --method {card.method}, or other weights.",
         )
-    return TrainedModel(_network(stored, card, device), card, stored.sha256, needs_noise=_weighs_noise(card))
-
-
-def _weighs_noise(card: ModelCard) -> bool:
-    """Whether the network's own cascades weigh the data by their noise."""
-    return card.network.get("name") == "proximal"
+    needs_noise = card.network.get("name") == "proximal"  # its cascades weigh the data by their noise
+    return TrainedModel(_network(stored, card, device), card, stored.sha256, needs_noise)
 
 
 def _network(stored: weights.Weights, card: ModelCard, device: torch.device | str) -> PlaneModel:
@@ -121,8 +117,7 @@ def _network(stored: weights.Weights, card: ModelCard, device: torch.device | st
         batch = mask[None]
         with torch.inference_mode():
             found = network(kspace[None].to(device), batch.to(device), calibration_box(batch).to(device), spacing)
-        image, maps = found.image.cpu()[None].clone(), found.coil_maps.cpu()[None].clone()
-        return TrainedImages(image, maps)
+        return TrainedImages(found.image.cpu()[None].clone(), found.coil_maps.cpu()[None].clone())
 
     return run
 

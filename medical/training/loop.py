@@ -27,7 +27,7 @@ from medical.training.dataset import SimulatedSlices
 from medical.training.loss import reconstruction_loss
 from medical.training.validation import output_of, picture, score
 from shared.errors import MissingExtra
-from shared.training import AveragedWeights
+from shared.training import AveragedWeights, rate_share
 
 VALIDATION_SEED = 1_000_003  # of no training
 
@@ -162,11 +162,8 @@ def slice_loss(network: nn.Module, slice_: SimulatedSlice, config: TrainingConfi
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Return the learning rate of a step: a linear rise, then a half cosine to zero."""
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(config.steps - config.warmup, 1)
-    return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
+    """Return the learning rate of a step."""
+    return config.learning_rate * rate_share(step, config.steps, config.warmup)
 
 
 def _validate(

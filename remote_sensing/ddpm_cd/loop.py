@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from remote_sensing.ddpm_cd.config import Settings, Share
 from shared.errors import InputError
 from shared.files import atomic_path
-from shared.training import AveragedWeights
+from shared.training import AveragedWeights, rate_share
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -192,13 +192,6 @@ class Trainer(ABC):
         self.average.updates = state["updates"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
-
-
-def rate_share(step: int, steps: int, warm_up: int) -> float:
-    """Return the learning rate in units of its height: a linear rise, then half a cosine to 0 at the last step."""
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, steps - warm_up))))
 
 
 def seeded(make: Callable[[], Module], seed: int) -> Module:

@@ -29,7 +29,7 @@ from shared.denoiser import PreconditionedDenoiser
 from shared.errors import InputError
 from shared.files import atomic_path
 from shared.process import VarianceExploding
-from shared.training import AveragedWeights, denoising_loss
+from shared.training import AveragedWeights, denoising_loss, rate_share
 
 Draw = Callable[[int, torch.Generator], Tensor]
 """(count, generator) -> clean images, real (count, 2, H, W) in units of the prior."""
@@ -89,7 +89,7 @@ class PriorTrainer:
         """Make one step and return its loss."""
         config = self.config
         for group in self.optimiser.param_groups:
-            group["lr"] = config.rate * learning_rate_share(self.step, config.steps, config.warm_up)
+            group["lr"] = config.rate * rate_share(self.step, config.steps, config.warm_up)
         x0 = self.draw(config.batch, self.generator).to(self.device, memory_format=torch.channels_last)
         log_sigma = config.log_sigma_mean + config.log_sigma_std * torch.randn(config.batch, generator=self.generator)
         sigma = log_sigma.exp().clamp(config.sigma_min, config.sigma_max).to(self.device)
@@ -206,13 +206,6 @@ class PriorTrainer:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
-
-
-def learning_rate_share(step: int, steps: int, warm_up: int) -> float:
-    """Return the learning rate in units of its height: a linear rise, then half a cosine to 0 at the last step."""
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, steps - warm_up))))
 
 
 def pool_of(config: PriorTraining, anatomies: AnatomyCache, *, seed: int = 0) -> SlicePool:

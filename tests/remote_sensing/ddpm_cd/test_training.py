@@ -12,7 +12,6 @@ from remote_sensing.ddpm_cd.change_training import ChangeTrainer, ChangeTraining
 from remote_sensing.ddpm_cd.config import detector_from_data, from_data
 from remote_sensing.ddpm_cd.crops import PairCrops, PairScene, draw_crops
 from remote_sensing.ddpm_cd.files import load_detector, load_diffusion
-from remote_sensing.ddpm_cd.loop import rate_share
 from remote_sensing.ddpm_cd.pretraining import Pretraining, PretrainingTrainer
 from shared.errors import InputError
 
@@ -162,11 +161,6 @@ def test_crops_of_both_dates_and_the_label_are_turned_together_and_hold_change_w
     crops = draw_crops([place], 64, 16, torch.Generator().manual_seed(0))[:, 0]
     steps = {(int(crop[0, 1] - crop[0, 0]), int(crop[1, 0] - crop[0, 0])) for crop in crops}
     assert steps == {(a, b) for a, b in ((1, 48), (48, 1)) for a, b in ((a, b), (-a, b), (a, -b), (-a, -b))}
-
-
-def test_the_rate_rises_and_ends_at_zero():
-    shares = [rate_share(step, 100, 10) for step in range(101)]
-    assert (max(shares), shares[0], shares[100]) == (1.0, 0.1, 0.0)
 
 
 def test_wrong_training_data_are_told_in_one_line(tmp_path, pairs):

@@ -16,7 +16,7 @@ from medical.reconstruction.posterior.network import SliceUNet, SliceUNetConfig
 from medical.reconstruction.posterior.operator import to_channels
 from medical.reconstruction.posterior.prior import load_prior
 from medical.reconstruction.posterior.slices import SlicePool, draw_truth, magnitude_scale, varied
-from medical.reconstruction.posterior.training import PriorTrainer, learning_rate_share
+from medical.reconstruction.posterior.training import PriorTrainer
 from medical.simulation.protocol import Ranges
 from medical.simulation.volumes import AnatomyCache, subjects
 from shared.config import load_config
@@ -93,14 +93,6 @@ def test_an_exported_prior_denoises_like_the_trainer_and_says_what_it_is(tmp_pat
     assert json.loads(lines[-1])["step"] == CONFIG.steps
     with pytest.raises(InputError, match="kind"):
         load_prior("shared/digits_denoiser")
-
-
-def test_the_rate_rises_and_ends_at_zero():
-    shares = [learning_rate_share(step, 100, 10) for step in range(101)]
-    assert max(shares) == pytest.approx(1.0)
-    assert shares[0] == 0.1
-    assert shares[100] == 0.0
-    assert shares[10:] == sorted(shares[10:], reverse=True)
 
 
 def test_the_pool_is_renewed_and_variation_keeps_what_a_prior_must_not_care_about():
