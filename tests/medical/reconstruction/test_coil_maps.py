@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medical.reconstruction.coil_maps import calibration_region, espirit, espirit_hybrid
+from medical.reconstruction.coil_maps import calibration_region, espirit, espirit_hybrid, fitting_kernel
 from medical.reconstruction.fourier import fft_centred, ifft_centred
 from shared.errors import InputError
 from tests.medical.reconstruction.adjoint import complex_noise
@@ -193,6 +193,25 @@ def test_a_box_smaller_than_the_kernel_and_more_sets_than_coils_are_errors():
         espirit(complex_noise((4, 5, 24)), (64, 64))
     with pytest.raises(InputError, match="2 map sets from 1 coil"):
         espirit(complex_noise((1, 24, 24)), (64, 64), maps=2)
+
+
+@pytest.mark.parametrize(
+    ("box", "width"),
+    [((24, 24), 6), ((10, 24), 6), ((8, 8), 5), ((6, 128), 4), ((4, 24), 3), ((1, 8, 24), 5), ((1, 1), 1)],
+)
+def test_the_kernel_narrows_with_the_box_and_never_exceeds_it(box, width):
+    assert fitting_kernel(box) == width
+
+
+@pytest.mark.data
+def test_a_kernel_that_fits_six_lines_finds_maps_that_one_as_wide_as_the_lines_does_not(data_file):
+    golden = read_golden(data_file)
+    lines = golden.full[:, :, 61:67, 52:76]
+    fitted, wide = (
+        collinearity(espirit(lines, (128, 128), kernel_size=width, crop=0.0)[0], golden.maps_full)[0].mean()
+        for width in (fitting_kernel((6, 24)), 6)
+    )
+    assert fitted > wide + 0.01
 
 
 @pytest.mark.data
