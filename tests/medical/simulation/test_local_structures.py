@@ -28,7 +28,10 @@ def test_small_structures_are_small_discs_of_one_value():
         for value in np.unique(factors[changed]):
             assert 0.2 <= abs(value) <= 2
             rows, columns = np.nonzero(factors == value)
-            assert max(np.ptp(rows), np.ptp(columns)) * 0.5 <= 2 * SMALL_MM[1]
+            height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+            assert max(height, width) * 0.5 <= 2 * SMALL_MM[1] + 0.5
+            if min(height, width) >= 8:  # enough cells to tell a disc from a square
+                assert len(rows) < 0.9 * height * width
             seen, real = seen + 1, real + (value.imag == 0)
     assert seen > 60
     assert 0.3 < real / seen < 0.7, "every other one keeps the phase around it"
