@@ -9,7 +9,10 @@ References, stated because numbers against different ones are not comparable:
 - real: root sum of squares of the full scan of the 16-coil brain, whitened (`real.*`), over all pixels. It holds the
   scan's own noise: an error of zero is not reachable, methods that keep the measured noise gain, and methods that leave
   the air empty lose. And the full scan combined with maps measured against the body coil (`body.*`), over the pixels
-  that have such maps: no noise floor, no air.
+  that have such maps: no noise floor, no air, but still the noise of the samples that a method was given;
+- withheld: the samples that the mask left out (`withheld.*`), against F S x, the image seen through the method's own
+  maps: 10 log10 of (their energy - noise) / (error - noise). Their noise is none that the method could keep or remove,
+  so this, alone of the three, does not reward keeping it.
 
 Every image is scaled by the best scalar before it is judged, for the sake of methods with another shading or unit.
 Masks are retrospective, at their true acceleration. Learned methods run outside their cards too (forced).
@@ -44,13 +47,14 @@ from medical.simulation.volumes import AnatomyCache, subjects
 from shared.errors import InputError
 from shared.numbers import write_numbers
 
-COLUMNS = ("psnr", "ssim", "nmse", "hfen", "body.psnr", "body.ssim", "residual", "seconds")
+COLUMNS = ("psnr", "ssim", "nmse", "hfen", "body.psnr", "body.ssim", "withheld.snr", "residual", "seconds")
 PIXEL_MM = (1.6, 2.4)
 """Of held-out slices, drawn for each."""
 
 THICKNESS_MM = 3.0
-AIR, AIR_END = slice(2, 16), slice(-16, -2)
-"""Rows and columns of a corner of the real images that is air."""
+AIR, AIR_END = slice(0, 4), slice(-4, None)
+"""Lines of the real images that are air. They span the readout, since the receiver's filter halves the noise at its
+ends: the corners alone say half of the noise that the head has."""
 
 
 def judge(reference: Tensor, image: Tensor) -> dict[str, float]:
@@ -61,8 +65,17 @@ def judge(reference: Tensor, image: Tensor) -> dict[str, float]:
     return {name: getattr(metrics, name)(r, x) for name in ("psnr", "ssim", "nmse", "hfen")}
 
 
-def measure(scan: RawScan, references: dict[str, Tensor], methods: dict[str, Run]) -> dict[str, dict[str, float]]:
-    """Run every method on a scan; return its numbers, those against references beyond the first under `name.metric`."""
+def measure(
+    scan: RawScan, references: dict[str, Tensor], methods: dict[str, Run], full: Tensor | None = None
+) -> dict[str, dict[str, float]]:
+    """Run every method on a scan; return its numbers, those against references beyond the first under `name.metric`.
+
+    Args:
+        scan: of one slice.
+        references: magnitudes (y, x).
+        methods: what to run.
+        full: whitened k-space (coil, y, x) with the samples that the scan lacks.
+    """
     rows = {}
     for method, run in methods.items():
         found = run(scan)
@@ -71,22 +84,31 @@ def measure(scan: RawScan, references: dict[str, Tensor], methods: dict[str, Run
             support = reference.abs() > 0 if index else torch.ones_like(reference, dtype=torch.bool)
             scores = judge(reference, found.image * support)
             row |= scores if index == 0 else {f"{name}.{metric}": value for metric, value in scores.items()}
+        if full is not None and found.kspace is not None:
+            row["withheld.snr"] = withheld(full, found.kspace, scan.mask[0])
         rows[method] = row
     return rows
+
+
+def withheld(full: Tensor, told: Tensor, mask: Tensor) -> float:
+    """Return the signal-to-error ratio in dB over the samples outside the mask (y, x), their unit noise subtracted."""
+    truth = full[:, ~mask]
+    error, signal = ((part.abs().square().mean() - 1).clamp_min(1e-9) for part in (told[:, ~mask] - truth, truth))
+    return float(10 * torch.log10(signal / error))
 
 
 def real_brain(folder: Path) -> tuple[RawScan, dict[str, Tensor]]:
     """Return the full 16-coil brain and its two references.
 
-    It has no noise scan: the air in the corners of its full coil images stands for one. (Its outermost samples hold
-    signal: they say a noise variance five times as large.)
+    It has no noise scan: the air above and below the head in its full coil images stands for one. With it the residual
+    of a good image is that of noise, and the outermost samples, which hold some signal, say 1.16 times its level.
     """
     kspace = torch.from_numpy(np.load(folder / "mri" / "pulseq_cimaX_brain_16ch_128.npy"))
     body = torch.from_numpy(np.load(folder / "mri" / "pulseq_cimaX_brain_bodycoil_2ch_128.npy"))
     full = scan_of_slice(kspace, torch.ones(kspace.shape[1:], dtype=torch.bool), (2.0, 2.0))
     images = ifft_centred(full.kspace)[0]
-    corners = [images[:, y, x].flatten(1) for y in (AIR, AIR_END) for x in (AIR, AIR_END)]
-    full = prewhiten(replace(full, noise=torch.cat(corners, 1)))
+    air = torch.cat([images[:, AIR], images[:, AIR_END]], 1)
+    full = prewhiten(replace(full, noise=air.flatten(1)))
     coil_images = ifft_centred(full.kspace)
     maps = maps_from_reference(coil_images, ifft_centred(body[None]))
     combined = (maps[:, 0].conj() * coil_images).sum(1)
@@ -109,12 +131,12 @@ def real_table(
     for rate in rates:
         for pattern in patterns:
             scan = masked(full, pattern, rate)
-            rows = measure(scan, references, methods)
+            rows = measure(scan, references, methods, full.kspace[0])
             show(f"real brain, {pattern}, R = {scan.acceleration:.2f}, against RSS", rows)
             numbers[f"real.R{rate}.{pattern}.acceleration"] = scan.acceleration
             for method, row in rows.items():
                 for name, value in row.items():
-                    base, metric = ("body", name[5:]) if name.startswith("body.") else ("real", name)
+                    base, metric = ("real", name) if "." not in name else name.split(".", 1)
                     numbers[f"{base}.R{rate}.{pattern}.{method}.{metric}"] = value
     return numbers
 
@@ -233,10 +255,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("FEWSTEP_TEST_DATA", default)))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "fewstep" / "anatomy")
-    parser.add_argument("--methods", default=",".join(ALL), help="comma-separated, of " + ", ".join(ALL))
+    parser.add_argument("--methods", default=",".join(ALL), help="comma-separated, of --weights or " + ", ".join(ALL))
     parser.add_argument("--patterns", default=",".join(PATTERNS))
     parser.add_argument("--only", choices=("real", "simulated", "zero-shot", "speed", "memory"), help="one part")
-    parser.add_argument("--weights", nargs="*", default=[], metavar="METHOD=PATH", help="other weights than packaged")
+    parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=PATH", help="weights of a method")
     parser.add_argument("--slices", type=int, default=6, help="held-out slices for each pattern and rate")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)

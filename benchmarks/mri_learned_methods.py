@@ -27,6 +27,7 @@ from medical.reconstruction.fourier import fft_centred, ifft_centred
 from medical.reconstruction.least_squares import rss
 from medical.reconstruction.methods import CALIBRATION_SIZE, METHODS, coil_maps_of, encode, reconstruct_slice
 from medical.reconstruction.operators import CartesianSense
+from medical.reconstruction.quality.card import read_card
 from medical.reconstruction.raw import RawScan
 from medical.reconstruction.settings import TRAINED, Settings
 from medical.reconstruction.trusted import ended
@@ -42,11 +43,19 @@ ALL = (*CLASSIC, *OWN, *TRAINED)
 
 @dataclass(frozen=True)
 class Found:
-    """An image, what it took, and ||A x - y||^2 over the number of samples (None where A is not known)."""
+    """An image, what it took, and what it says of k-space.
+
+    Attributes:
+        image: magnitude (y, x).
+        seconds: wall time.
+        residual: ||A x - y||^2 over the number of samples; None where A is not known.
+        kspace: F S x, complex (coil, y, x), what the image and its maps say of every sample; None where not known.
+    """
 
     image: Tensor
     seconds: float
     residual: float | None = None
+    kspace: Tensor | None = None
 
 
 Run = Callable[[RawScan], Found]
@@ -73,14 +82,24 @@ def scan_of_slice(
 
 
 def runners(names: tuple[str, ...], weights: dict[str, str], samples: int, calls: int, device: str) -> dict[str, Run]:
-    """Return the methods that can run here; a word on each that cannot."""
+    """Return the methods that can run here; a word on each that cannot.
+
+    Args:
+        names: of `ALL`, or of `weights`.
+        weights: a path for a name; the method of a name beyond `ALL` is that of its card.
+        samples: of the posterior.
+        calls: of its network for each.
+        device: of the trained methods.
+    """
     found: dict[str, Run] = {}
     for name in names:
-        if name in TRAINED or name in OWN:
-            method = OWN.get(name, name)
+        if name in TRAINED or name in OWN or name in weights:
+            method = OWN.get(name, name) if name in ALL else read_card(Path(weights[name])).method
             ending = "none" if name in OWN else "soft"
             drawn = {"samples": samples, "calls": calls}
-            settings = Settings(method=method, weights=weights.get(method), force=True, consistency=ending, **drawn)
+            settings = Settings(
+                method=method, weights=weights.get(name, weights.get(method)), force=True, consistency=ending, **drawn
+            )
             try:
                 found[name] = trained_runner(settings, device)
             except InputError as error:
@@ -103,7 +122,9 @@ def trained_runner(settings: Settings, device: str) -> Run:
         seconds = time.perf_counter() - start
         operator = CartesianSense(images.maps, fitted.mask)
         energy = float((operator(images.image) - fitted.kspace).norm()) ** 2
-        return Found(images.image[0, 0].abs(), seconds, energy / (int(fitted.mask.sum()) * fitted.coils))
+        residual = energy / (int(fitted.mask.sum()) * fitted.coils)
+        kspace = fft_centred(images.maps * images.image[:, :, None])[0, 0] if fitted.coils == scan.coils else None
+        return Found(images.image[0, 0].abs(), seconds, residual, kspace)
 
     return run
 
@@ -122,7 +143,9 @@ def classical(settings: Settings) -> Run:
         start = time.perf_counter()
         result = reconstruct_slice(scan, settings, generator=torch.Generator().manual_seed(0))
         seconds = time.perf_counter() - start
-        return Found(result.image[0].abs(), seconds, result.residual_energy / result.noise_energy)
+        maps = coil_maps_of(scan, crop=settings.map_crop or METHODS[settings.method].map_crop)[0][0, 0]
+        kspace = fft_centred(maps * result.image[0])
+        return Found(result.image[0].abs(), seconds, result.residual_energy / result.noise_energy, kspace)
 
     return run
 
@@ -138,16 +161,26 @@ def bart_wavelet(scan: RawScan) -> Found:
     box = calibration_region(scan.mask, size=CALIBRATION_SIZE)
     kernel = fitting_kernel(tuple(side.stop - side.start for side in box))
     maps = f"ecalib -m1 -r{CALIBRATION_SIZE} -k{kernel} -c{recipe.map_crop} kspace maps"
-    image, seconds = _bart(scan, maps, f"pics -S -R W:3:0:{weight:.6g} -i{recipe.iterations} kspace maps out")
+    pics = f"pics -S -R W:3:0:{weight:.6g} -i{recipe.iterations} kspace maps out"
+    (image, coils), seconds = _bart(scan, ("out", "maps"), maps, pics)
     odd = tuple(axis for axis in (0, 1) if image.shape[axis] % 2)
     # BART 0.8's pics puts an image of odd side one pixel further along it than its fft does.
-    return Found(image.roll((-1,) * len(odd), odd) if odd else image, seconds)
+    image = image.roll((-1,) * len(odd), odd) if odd else image
+    return _found(scan, image, coils, seconds)
 
 
 def bart_nlinv(scan: RawScan) -> Found:
     """BART's nonlinear inversion with its defaults; its image carries the shading of the coils, as RSS does."""
-    image, seconds = _bart(scan, "nlinv -S kspace out")
-    return Found(image, seconds)
+    (image, coils), seconds = _bart(scan, ("out", "maps"), "nlinv -S kspace out maps")
+    return _found(scan, image, coils, seconds)
+
+
+def _found(scan: RawScan, image: Tensor, maps: Tensor, seconds: float) -> Found:
+    """Return what BART found; its unit is fitted to the measured samples."""
+    kspace = fft_centred(maps.movedim(-1, 0) * image[..., 0])
+    measured, told = scan.kspace[0][:, scan.mask[0]], kspace[:, scan.mask[0]]
+    unit = (told.conj() * measured).sum() / told.abs().square().sum().clamp_min(1e-30)
+    return Found(image[..., 0].abs(), seconds, kspace=unit * kspace)
 
 
 CLASSICAL: dict[str, Run] = {
@@ -193,8 +226,8 @@ def _memory(field: str) -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field)) / 1024
 
 
-def _bart(scan: RawScan, *commands: str) -> tuple[Tensor, float]:
-    """Run BART commands on the files "kspace" -> "out"; return |out| (y, x) and wall seconds."""
+def _bart(scan: RawScan, outputs: tuple[str, ...], *commands: str) -> tuple[list[Tensor], float]:
+    """Run BART commands on the file "kspace"; return the named files, complex (y, x, coil), and wall seconds."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         ordered = scan.kspace[0].permute(1, 2, 0)[:, :, None].numpy()
@@ -206,6 +239,10 @@ def _bart(scan: RawScan, *commands: str) -> tuple[Tensor, float]:
         for command in commands:
             subprocess.run(["bart", *command.split()], cwd=folder, env=environment, capture_output=True, check=True)
         seconds = time.perf_counter() - start
-        dims = [int(n) for n in Path(folder, "out.hdr").read_text(encoding="ascii").splitlines()[1].split()]
-        array = np.fromfile(Path(folder, "out.cfl"), np.complex64).reshape(dims, order="F")
-    return torch.from_numpy(np.abs(array.reshape(dims[0], dims[1], -1)[:, :, 0])), seconds
+        return [_cfl(Path(folder, name)) for name in outputs], seconds
+
+
+def _cfl(path: Path) -> Tensor:
+    dims = [int(n) for n in path.with_suffix(".hdr").read_text(encoding="ascii").splitlines()[1].split()]
+    array = np.fromfile(path.with_suffix(".cfl"), np.complex64).reshape(dims, order="F")
+    return torch.from_numpy(array.reshape(dims[0], dims[1], -1).copy())

@@ -87,6 +87,16 @@ def compress_coils(
     return _apply(scan, step, centre, ReadoutCompression(matrices, 1), ReadoutCompression(matrices, 2))
 
 
+def principal_coils(samples: Tensor, coils: int) -> Tensor:
+    """Return the matrix (virtual coil, coil), of orthonormal rows, of the principal components of largest energy.
+
+    Args:
+        samples: complex (coil, n).
+        coils: number of virtual coils; more than there are coils gives all.
+    """
+    return torch.linalg.eigh(samples @ samples.mH)[1].flip(-1)[:, :coils].mH
+
+
 def align(matrices: Tensor) -> Tensor:
     """Rotate the virtual coils of each readout position onto those of its neighbour, from the centre outwards.
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from medical.reconstruction.coil_compression import principal_coils
 from medical.simulation.acquisition import SimulatedSlice, acquire
 from medical.simulation.objects import draw_object
 from medical.simulation.protocol import Ranges, draw_protocol
@@ -73,9 +74,7 @@ def compressed(scan: SimulatedSlice, coils: int) -> SimulatedSlice:
     """
     if len(scan.kspace) <= coils:
         return scan
-    samples = scan.kspace[:, scan.mask]
-    vectors = torch.linalg.eigh(samples @ samples.mH)[1]
-    matrix = vectors.flip(-1)[:, :coils].mH
+    matrix = principal_coils(scan.kspace[:, scan.mask], coils)
 
     def mixed(x: torch.Tensor) -> torch.Tensor:
         return torch.einsum("vc,cyx->vyx", matrix, x)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medical.reconstruction.axis_matrix import AxisMatrix
-from medical.reconstruction.coil_compression import ReadoutCompression, align, compress_coils
+from medical.reconstruction.coil_compression import ReadoutCompression, align, compress_coils, principal_coils
 from medical.reconstruction.fourier import fft_centred, ifft_centred
 from medical.reconstruction.preprocess import noise_covariance, resize_centred
 from medical.reconstruction.raw import RawScan
@@ -183,3 +183,11 @@ def test_wrong_requests_are_refused():
         compress_coils(scan_of(scan.kspace, mask), coils=2, method="gcc")
     assert compress_coils(scan_of(scan.kspace, mask), coils=2).coils == 2
     assert compress_coils(scan).coils >= 1
+
+
+def test_principal_coils_have_orthonormal_weights_and_the_energies_of_the_largest_singular_values():
+    samples = complex_noise((6, 200), seed=3) * torch.logspace(1, -1, 6, dtype=torch.float64)[:, None]
+    matrix = principal_coils(samples, 4)
+    torch.testing.assert_close(matrix @ matrix.mH, torch.eye(4, dtype=matrix.dtype))
+    energies = (matrix @ samples).abs().square().sum(1)
+    torch.testing.assert_close(energies, torch.linalg.svdvals(samples)[:4].square())
