@@ -56,6 +56,7 @@ class AveragedWeights:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
+        self._learned = {name for name, _ in network.named_parameters(remove_duplicate=False)}
         self.average = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     @torch.no_grad()
@@ -64,7 +65,7 @@ class AveragedWeights:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         for name, value in network.state_dict().items():
-            if value.is_floating_point() or value.is_complex():
+            if name in self._learned:
                 self.average[name].lerp_(value, 1 - decay)
-            else:  # counters and indices have no average
+            else:  # counters, indices and masks (with their -inf) have no average
                 self.average[name].copy_(value)

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medical.simulation.acquisition import SimulatedSlice
-from medical.training.checkpoint import load_checkpoint, save_checkpoint
 from medical.training.config import TrainingConfig
 from medical.training.dataset import SimulatedSlices
 from medical.training.loss import reconstruction_loss
 from medical.training.validation import output_of, picture, score
+from shared.checkpoint import load_checkpoint, save_checkpoint
 from shared.errors import MissingExtra
 from shared.training import AveragedWeights, rate_share
 

@@ -1,0 +1,14 @@
+"""Diffusion policies: chunks of actions from observations, on the shared sampler, warm-started in a control loop.
+
+| module | what |
+| --- | --- |
+| config | a policy as data: observation, actions, chunk, noise, network |
+| networks | the published U-Net and transformer, with the published names of their weights, and a small MLP |
+| normalise | units to [-1, 1] and back |
+| policy | observations to a chunk of actions |
+| rolling | a policy in a control loop: warm starts, resets, a change detector, deadlines |
+| warmstart, calibration | the first x of a sampling from the last chunk, and how noisy it must be |
+| episodes, windows | recorded demonstrations: zarr, LeRobot v3, npz |
+| training, files, official | loop, checkpoints, checkpoints of others |
+| pusht, evaluation | the Push-T task and its protocol |
+"""

@@ -1,0 +1,282 @@
+"""Diffusion policies for robots: train, convert, calibrate warm starts and evaluate in simulation: `fewstep policy`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shared.errors import InputError
+from shared.options import Device, Json, Overwrite, Quiet, Seed
+
+if TYPE_CHECKING:
+    from robotics.policy.warmstart import WarmStart
+    from shared.sampling import Solver
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+PolicyName = Annotated[str, typer.Argument(metavar="POLICY", help="Policy: a .safetensors file or a packaged name.")]
+Data = Annotated[
+    Path, typer.Option(help="Demonstrations: .zarr, .zarr.zip, .npz or a LeRobot v3 folder.", metavar="PATH")
+]
+ENVIRONMENTS = ("pusht",)
+
+
+@app.command()
+def train(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="YAML file, or a packaged name such as robotics/pusht_small.")
+    ],
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Policy to write: a .safetensors path.")],
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
+    ] = None,
+    export: Annotated[
+        bool, typer.Option("--export", help="Write the weights of the last checkpoint and train no further.")
+    ] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Stop after this step, with a checkpoint.")] = None,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a policy on recorded demonstrations; run again to go on after a stop. Writes OUTPUT and its card (.md)."""
+    from robotics.policy.card import write_card
+    from robotics.policy.episodes import read_episodes
+    from robotics.policy.training import CHECKPOINT, PolicyTrainer, PolicyTraining
+    from shared.config import load_config
+    from shared.devices import resolve_device
+    from shared.files import refuse_existing, require_writable
+
+    if output.suffix != ".safetensors":
+        raise InputError(output, found=f"the suffix {output.suffix!r}", expected=".safetensors", fix="Rename it.")
+    for path in (output, output.with_suffix(".md")):
+        refuse_existing(path, overwrite=overwrite)
+        require_writable(path)
+    settings = load_config(config, PolicyTraining)
+    folder = work or output.with_suffix("")
+    if export and not (folder / CHECKPOINT).is_file():
+        raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
+    names = [*(field.name for field in settings.policy.observation), settings.policy.action.name]
+    trainer = PolicyTrainer(settings, read_episodes(data, names), folder, device=resolve_device(device))
+    with _training_bar(settings.name, settings.steps, trainer.step, hidden=quiet or export) as tell:
+        trainer.run(stop_at=0 if export else steps, tell=tell)
+    facts = trainer.export(output, half=half)
+    typer.echo(str(output))
+    typer.echo(str(write_card(output, settings, facts, data=data.name, overwrite=overwrite)))
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A LeRobot diffusion policy's folder, or exported Diffusion Policy weights (.safetensors)."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Policy to write: a .safetensors path.")],
+    config: Annotated[
+        str | None, typer.Option(help="For Diffusion Policy weights: the training's YAML file or packaged name.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Convert a checkpoint of others; robotics/policy/official.py tells how to export Diffusion Policy's weights."""
+    from robotics.policy.files import MODEL, policy_from_tensors, save_policy
+    from robotics.policy.official import from_diffusion_policy, read_lerobot
+    from robotics.policy.training import PolicyTraining
+    from shared.config import load_config
+    from shared.files import refuse_existing
+    from shared.weights import load
+
+    refuse_existing(output, overwrite=overwrite)
+    if source.is_dir():
+        policy_config, tensors = read_lerobot(source)
+    elif config is None:
+        raise InputError(
+            "--config", found="none", expected="the configuration of these weights", fix="robotics/pusht_reference is "
+            "that of the published low-dimensional Push-T policy.",
+        )  # fmt: skip
+    else:
+        policy_config = load_config(config, PolicyTraining).policy
+        tensors = from_diffusion_policy(load(source).tensors)
+    policy = policy_from_tensors(policy_config, tensors, source=str(source))
+    network = {name.removeprefix(MODEL): value for name, value in tensors.items() if name.startswith(MODEL)}
+    save_policy(output, policy_config, network, policy.observation, policy.action, {"converted_from": source.name})
+    typer.echo(str(output))
+
+
+@app.command()
+def calibrate(
+    policy: PolicyName,
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write: --warm-start of evaluate.")],
+    execute: Annotated[int, typer.Option(min=1, help="Actions executed between two chunks.")] = 1,
+    calls: Annotated[int, typer.Option(min=1, help="Network calls of a warm sampling.")] = 4,
+    mode: Annotated[str, typer.Option(help="shift, shift+renoise or extrapolate.")] = "shift+renoise",
+    quantile: Annotated[float, typer.Option(help="Of the guess's error, that the noise must cover.")] = 0.9,
+    pairs: Annotated[int, typer.Option(min=2, help="Pairs of recorded observations.")] = 128,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure how noisy a warm start must be, what survives of a wrong guess, and when to start cold."""
+    from robotics.policy.calibration import calibrate_warm_start
+    from robotics.policy.episodes import read_episodes
+    from robotics.policy.files import load_policy
+    from robotics.policy.warmstart import MODES
+    from shared.devices import resolve_device
+    from shared.files import atomic_path, refuse_existing
+    from shared.jsontext import json_text
+
+    refuse_existing(output, overwrite=overwrite)
+    if mode not in MODES[1:]:
+        raise InputError("--mode", found=repr(mode), expected=f"one of {', '.join(MODES[1:])}", fix="Correct it.")
+    loaded = load_policy(policy, resolve_device(device))
+    episodes = read_episodes(data, [field.name for field in loaded.config.observation])
+    warm = calibrate_warm_start(
+        loaded, episodes.arrays, episodes.ends, executed=execute, calls=calls, mode=mode,  # type: ignore[arg-type]
+        quantile=quantile, pairs=pairs, seed=seed,
+    )  # fmt: skip
+    with atomic_path(output, overwrite=overwrite) as scratch:
+        scratch.write_text(json_text(warm.model_dump(mode="json")), encoding="utf-8")
+    typer.echo(str(output))
+
+
+@app.command()
+def evaluate(
+    policy: PolicyName,
+    env: Annotated[str, typer.Option(help=f"Task: {', '.join(ENVIRONMENTS)}.")] = "pusht",
+    episodes: Annotated[int, typer.Option(min=1, help="Worlds, one a seed.")] = 50,
+    first_seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first world; default: the task's.")] = None,
+    solver: Annotated[str, typer.Option(help="Of warm samplings, such as ddim, ancestral (DDPM), multistep.")] = "ddim",
+    cold_solver: Annotated[str | None, typer.Option(help="Of cold samplings; default: --solver.")] = None,
+    calls: Annotated[int, typer.Option(min=1, help="Network calls of a cold sampling.")] = 10,
+    grid: Annotated[str, typer.Option(help="Noise levels of a cold sampling: trailing, uniform, log_snr, ...")] = (
+        "trailing"
+    ),
+    warm_start: Annotated[
+        str, typer.Option(help="cold, shift, shift+renoise, extrapolate, or a file from `fewstep policy calibrate`.")
+    ] = "shift+renoise",
+    levels: Annotated[
+        str | None, typer.Option(help="Entries of the noise table of a warm sampling, falling: 20,10,4,0.")
+    ] = None,
+    renoise: Annotated[float | None, typer.Option(min=0, max=1, help="Share of the first level's noise.")] = None,
+    execute: Annotated[int | None, typer.Option(min=1, help="Ticks between two chunks; default: the policy's.")] = None,
+    latency: Annotated[int, typer.Option(min=0, help="Ticks from an observation to its first action.")] = 0,
+    deadline_ms: Annotated[float | None, typer.Option(help="End a sampling early rather than take longer.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Longest episode, ticks; default: the task's.")] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="Worlds in one network call; times are of one robot at 1.")] = 1,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a policy in simulation: score, success, network calls and milliseconds a tick, overruns, jerk."""
+    from robotics.policy.evaluation import evaluate as run
+    from robotics.policy.files import load_policy
+    from robotics.policy.pusht import PushT
+    from robotics.policy.rolling import RollingPolicy
+    from shared.devices import resolve_device
+    from shared.numbers import write_numbers
+
+    if env not in ENVIRONMENTS:
+        raise InputError("--env", found=repr(env), expected=f"one of {', '.join(ENVIRONMENTS)}", fix="Correct it.")
+    loaded = load_policy(policy, resolve_device(device))
+    warm = _warm_start(warm_start, levels, renoise)
+    rolling = RollingPolicy(
+        loaded,
+        warm=warm,
+        solver=_solver(solver),
+        cold_solver=None if cold_solver is None else _solver(cold_solver),
+        cold_grid=loaded.grid(calls, grid),
+        environments=min(parallel, episodes),
+    )
+    begin = PushT.first_seed if first_seed is None else first_seed
+    found = run(
+        rolling, PushT, range(begin, begin + episodes), execute=execute, latency=latency, deadline_ms=deadline_ms,
+        steps=steps, seed=seed, progress=None if quiet else env,
+    )  # fmt: skip
+    numbers = found.numbers()
+    asked: dict[str, Any] = {
+        "env": env, "policy": policy, "first_seed": begin, "solver": solver, "cold_solver": cold_solver or solver,
+        "cold_calls": calls, "grid": grid, "warm_start": warm.mode, "levels": ",".join(map(str, warm.levels)),
+        "renoise": warm.renoise, "execute": execute or loaded.config.chunk.execute, "latency": latency, "seed": seed,
+    }  # fmt: skip
+    for name, value in numbers.items():
+        typer.echo(f"{name:32}{value:.4g}" if isinstance(value, float) else f"{name:32}{value}")
+    if json is not None:
+        write_numbers(json, {**numbers, **asked})
+
+
+def _solver(name: str) -> Solver:
+    from shared.solvers.named import solver_from_data
+
+    try:
+        return solver_from_data({"name": name})
+    except TypeError as error:  # it has options without defaults
+        raise InputError(
+            "--solver", found=f"{name}, which needs options", expected="ddim, ancestral, multistep, unipc, ...",
+            fix="Use it from Python: RollingPolicy(solver=...).",
+        ) from error  # fmt: skip
+
+
+def _warm_start(name: str, levels: str | None, renoise: float | None) -> WarmStart:
+    """Return the warm start of a mode or a file, with the levels and the share of noise that were asked for."""
+    import json
+
+    from pydantic import ValidationError
+
+    from robotics.policy.warmstart import MODES, WarmStart
+
+    values: dict[str, Any] = {"mode": name}
+    if name not in MODES:
+        try:
+            values = json.loads(Path(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                "--warm-start", found=repr(name), expected=f"{', '.join(MODES)}, or a file of calibrate",
+                fix="Correct it.",
+            ) from error  # fmt: skip
+    if levels is not None:
+        values["levels"] = [part.strip() for part in levels.split(",")]
+    if renoise is not None:
+        values["renoise"] = renoise
+    try:
+        return WarmStart.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            f"--warm-start {'.'.join(map(str, first['loc']))}", found=f"{first.get('input')!r}", expected=first["msg"],
+            fix="Levels are entries of the noise table that fall, such as 20,10,4,0.",
+        ) from error  # fmt: skip
+
+
+def _training_bar(name: str, steps: int, step: int, *, hidden: bool) -> Any:
+    """Return a context that gives a function (step, loss) moving a bar on standard error, or None."""
+    from contextlib import contextmanager, nullcontext
+
+    if hidden:
+        return nullcontext()
+
+    @contextmanager
+    def shown() -> Any:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
+            TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=steps, completed=step, loss=float("nan"))
+            recent: list[float] = []
+
+            def tell(done: int, loss: float) -> None:
+                recent[:] = [loss if not recent else 0.98 * recent[0] + 0.02 * loss]
+                bar.update(task, completed=done, loss=recent[0])
+
+            yield tell
+
+    return shown()

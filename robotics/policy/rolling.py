@@ -1,0 +1,220 @@
+"""A policy in a control loop: each chunk starts the next, each environment has a memory, a deadline may stop it.
+
+    rolling = RollingPolicy(policy, warm=WarmStart(levels=(20, 10, 4, 0)))
+    rolling.reset()
+    while running:
+        tick = rolling.act(observations, executed=1, generator=generator, until=deadline(0.05))
+        command(tick.chunk.executable[0, 0])
+
+One robot is one environment; a simulation may run many in one batch. `executed` counts the actions that the world
+really took between the last observation and this one, so latency needs no correction anywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robotics.policy.policy import Chunk, Policy
+from robotics.policy.warmstart import WarmStart
+from shared.errors import InputError
+from shared.grid import Grid
+from shared.realtime import Until
+from shared.sampling import Plan, Solver, State, step
+from shared.solvers.ddim import DDIM
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one call of a rolling policy gave.
+
+    Attributes:
+        chunk: the actions.
+        calls: network calls that each environment's chunk took, (N,) int64, those before a restart included.
+        warm: which chunks started from the last one, (N,) bool.
+        restarted: which warm starts the change detector turned into cold ones, (N,) bool.
+        complete: False where a deadline stopped the sampling; the chunk is then the best estimate so far.
+    """
+
+    chunk: Chunk
+    calls: Tensor
+    warm: Tensor
+    restarted: Tensor
+    complete: bool
+
+
+@dataclass
+class _Memory:
+    """The last chunk and observation of each environment, normalised, and which are known."""
+
+    chunk: Tensor
+    observation: Tensor
+    known: Tensor
+
+
+class RollingPolicy:
+    """A policy with a memory of its last chunk in each environment.
+
+    Args:
+        policy: gives the chunks.
+        warm: how a chunk starts from the last one.
+        solver: how warm samplings step; the default is deterministic `DDIM`.
+        cold_solver: how cold ones step; the default is `solver`.
+        cold_grid: levels of a cold start; the default is ten, evenly in time.
+        environments: how many worlds act at the same time.
+
+    Raises:
+        InputError: levels outside the policy's noise table.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        warm: WarmStart | None = None,
+        solver: Solver | None = None,
+        cold_solver: Solver | None = None,
+        cold_grid: Grid | None = None,
+        environments: int = 1,
+    ) -> None:
+        self.policy, self.warm = policy, warm or WarmStart()
+        warm_solver: Solver = solver or DDIM()
+        self._cold = (cold_solver or warm_solver).plan(cold_grid or policy.grid(min(10, policy.process.steps)))
+        self._levels = policy.levels(self.warm.levels)
+        self._warm = warm_solver.plan(self._levels)
+        self.environments = environments
+        self._memory = self._nothing()
+
+    def _nothing(self) -> _Memory:
+        count, device = self.environments, self.policy.device
+        return _Memory(
+            torch.zeros(count, *self.policy.shape, device=device),
+            torch.zeros(count, self.policy.config.observation_size, device=device),
+            torch.zeros(count, dtype=torch.bool, device=device),
+        )
+
+    def reset(self, environments: Sequence[int] | None = None) -> None:
+        """Forget the last chunks of these environments; None forgets all. Call it at the start of every episode."""
+        if environments is None:
+            self._memory = self._nothing()
+        else:
+            self._memory.known[list(environments)] = False
+
+    def act(
+        self,
+        observations: Tensor,
+        *,
+        executed: int | Sequence[int] = 1,
+        rows: Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+        until: Until | None = None,
+    ) -> Tick:
+        """Draw the chunks that begin now.
+
+        Args:
+            observations: (N, T_o, D_o) in units, the newest last.
+            executed: actions taken since the last call's newest observation, one number or one an environment.
+            rows: which environments these are; None is all, in order.
+            generator: source of all noise.
+            until: asked after each network call with the number made; True stops with the estimate so far, as
+                `shared.realtime.deadline` does. The first call is always made.
+
+        Raises:
+            InputError: observations of another shape or not finite, or as many as there are not environments.
+        """
+        places = torch.arange(self.environments) if rows is None else torch.as_tensor(list(rows))
+        count = len(observations)
+        moves = (
+            torch.as_tensor(executed).expand(count) if isinstance(executed, int) else torch.as_tensor(list(executed))
+        )
+        if len(places) != count or len(moves) != count or bool((moves < 0).any()):
+            raise InputError(
+                "observations",
+                found=f"{count} of them, {len(places)} environments, executed {moves.tolist()[:4]}",
+                expected="one observation and one number, 0 or more, for each environment",
+                fix="Give rows=, or make the policy with environments=.",
+            )
+        run = _Run(self.policy, observations, generator, until)
+        newest = self.policy.observation.apply(observations[:, -1].to(self.policy.device, torch.float32))
+        warm = self._memory.known[places] & ~self._jumped(newest, places, moves)
+        if self.warm.mode == "cold":
+            warm = torch.zeros_like(warm)
+        restarted = self._memory.known[places] & ~warm if self.warm.mode != "cold" else torch.zeros_like(warm)
+        chosen = torch.nonzero(warm).flatten()
+        if len(chosen):
+            limit = self.policy.config.clip
+            memory = self._memory.chunk[places[chosen.cpu()].to(self.policy.device)]
+            guess = self.policy.soften(self.warm.guess(memory, moves[chosen.cpu()], limit))
+            x = self.warm.start(guess, self.policy.process, self._levels.times[0], generator)
+            rejected = run.draw(self._warm, x, chosen, guess, moves[chosen.cpu()], self.warm.guess_gate)
+            warm[rejected], restarted[rejected] = False, True
+        chosen = torch.nonzero(~warm).flatten()
+        if len(chosen):
+            run.draw(self._cold, self.policy.noise(len(chosen), generator), chosen)
+        self._remember(places.to(self.policy.device), run.found, newest)
+        return Tick(self.policy.chunk(run.found), run.calls, warm.cpu(), restarted.cpu(), run.complete)
+
+    def _jumped(self, newest: Tensor, places: Tensor, moves: Tensor) -> Tensor:
+        gate = self.warm.observation_gate
+        change = (newest - self._memory.observation[places.to(newest.device)]).abs().amax(1)
+        ticks = moves.clamp(min=1).to(change.device)
+        return change > (float("inf") if gate is None else gate) * ticks
+
+    def _remember(self, places: Tensor, chunk: Tensor, observation: Tensor) -> None:
+        self._memory.chunk[places], self._memory.observation[places] = chunk, observation
+        self._memory.known[places] = True
+
+
+class _Run:
+    """The samplings of one tick, warm ones then cold ones, under one deadline."""
+
+    def __init__(
+        self, policy: Policy, observations: Tensor, generator: torch.Generator | None, until: Until | None
+    ) -> None:
+        self.policy, self.observations = policy, observations.to(policy.device, torch.float32)
+        self.generator, self.until = generator, until
+        self.found = torch.zeros(len(observations), *policy.shape, device=policy.device)
+        self.calls = torch.zeros(len(observations), dtype=torch.int64)
+        self.made, self.complete = 0, True
+
+    @torch.no_grad()
+    def draw(
+        self,
+        plan: Plan,
+        x: Tensor,
+        rows: Tensor,
+        guess: Tensor | None = None,
+        moves: Tensor | None = None,
+        gate: float | None = None,
+    ) -> Tensor:
+        """Sample these rows into `found`; return the rows that the gate refused after the first call."""
+        denoiser = self.policy.denoiser(self.observations[rows])
+        state: State = plan.start(x)
+        refused = rows[:0]
+        for index in range(plan.calls):
+            state = step(denoiser, plan, state, self.generator)
+            self.made += 1
+            self.calls[rows.cpu()] += 1
+            if index == 0 and gate is not None and guess is not None and moves is not None:
+                keep = self._near(state.x0, guess, moves) <= gate
+                if not bool(keep.all()):
+                    refused, rows = rows[~keep], rows[keep]
+                    if not len(rows):
+                        return refused
+                    state = state.select(torch.nonzero(keep).flatten())
+                    denoiser = self.policy.denoiser(self.observations[rows])
+            if self.until is not None and index + 1 < plan.calls and self.until(self.made):
+                self.found[rows], self.complete = state.x0, False
+                return refused
+        self.found[rows] = state.x
+        return refused
+
+    def _near(self, estimate: Tensor, guess: Tensor, moves: Tensor) -> Tensor:
+        """Return the root mean square difference over the actions that the old chunk held, (N,)."""
+        length = guess.shape[1]
+        held = torch.arange(length, device=guess.device) < (length - moves.to(guess.device))[:, None]
+        squares = (estimate - guess).square().mean(2) * held
+        return (squares.sum(1) / held.sum(1).clamp(min=1)).sqrt()

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from robotics.policy.pusht import KEYPOINTS, PushT, initial_state, keypoints, observation
+
+
+def test_seeds_are_the_published_worlds():
+    # numpy's legacy generator is frozen, so these numbers can never change.
+    source = np.random.RandomState(100_000)
+    expected = [source.randint(50, 450), source.randint(50, 450), source.randint(100, 400), source.randint(100, 400)]
+    state = initial_state(100_000)
+    assert state[:4].tolist() == expected
+    assert state[4] == source.randn() * 2 * np.pi - np.pi
+    assert not np.array_equal(state, initial_state(100_001))
+
+
+def test_keypoints_turn_and_move_with_the_block():
+    still = keypoints(np.array([0, 0, 100, 50, 0.0]))
+    np.testing.assert_allclose(still, KEYPOINTS + np.array([100, 50]))
+    turned = keypoints(np.array([0, 0, 0, 0, np.pi / 2]))
+    np.testing.assert_allclose(turned, np.stack([-KEYPOINTS[:, 1], KEYPOINTS[:, 0]], axis=1), atol=1e-9)
+
+
+@pytest.mark.data
+def test_keypoints_are_those_of_the_recordings(data_file):
+    with np.load(data_file("robotics/pusht_cchi_v7_lowdim.npz")) as file:
+        error = np.abs(keypoints(file["state"]) - file["keypoint"])
+    assert error.mean() < 0.02  # pixels
+    assert np.quantile(error, 0.999) < 0.2
+
+
+def test_world_is_deterministic_and_pushes():
+    pytest.importorskip("gym_pusht")
+    first, second = PushT(), PushT()
+    try:
+        seen = first.reset(100_003)
+        assert np.array_equal(second.reset(100_003)["state"], seen["state"])
+        np.testing.assert_allclose(seen["state"][:2], initial_state(100_003)[:2])
+        still, reward, solved = first.step(first.hold(seen))
+        np.testing.assert_allclose(still["state"], seen["state"], atol=1e-4)
+        assert 0 <= reward < 0.95
+        assert not solved
+        second.step(second.hold(seen))
+        centre = keypoints(seen["state"])[3]
+        for _ in range(30):
+            pushed, one, _ = first.step(centre)
+            also, other, _ = second.step(centre)
+        assert np.array_equal(pushed["state"], also["state"])
+        assert one == other
+        assert np.linalg.norm(pushed["state"][2:4] - seen["state"][2:4]) > 5  # pixels
+        np.testing.assert_allclose(pushed["keypoint"], observation(pushed["state"])["keypoint"], rtol=1e-6)
+    finally:
+        first.close()
+        second.close()
+
+
+@pytest.mark.data
+def test_recorded_actions_solve_the_recorded_worlds(data_file):
+    pytest.importorskip("gym_pusht")
+    with np.load(data_file("robotics/pusht_cchi_v7_lowdim.npz")) as file:
+        ends, states, actions = file["episode_ends"], file["state"], file["action"]
+    scores = []
+    for episode in range(3):
+        begin = 0 if episode == 0 else ends[episode - 1]
+        task = PushT()
+        task.reset(0)
+        world, start = task._env, states[begin].astype(float).tolist()
+        world.agent.position, world.agent.velocity = start[:2], (0, 0)
+        world.block.angle = start[4]  # the order matters: turning is about the centre of gravity
+        world.block.position, world.block.velocity, world.block.angular_velocity = start[2:4], (0, 0), 0
+        scores.append(max(task.step(action)[1] for action in actions[begin : ends[episode]]))
+        task.close()
+    assert np.mean(scores) > 0.9  # all episodes: 0.947
