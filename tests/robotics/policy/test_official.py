@@ -96,7 +96,10 @@ def test_exported_diffusion_policy_weights_load_strictly():
     published = {**tensors, "_dummy_variable": torch.empty(0), "mask_generator._dummy_variable": torch.empty(0)}
     loaded = policy_from_tensors(policy.config, from_diffusion_policy(published), source="export")
     observations = torch.randn(1, 2, 20)
-    a, b = (one.act(observations, generator=torch.Generator().manual_seed(0)).actions for one in (policy, loaded))
+    a, b = (
+        one.act(observations, generator=torch.Generator().manual_seed(0), grid=policy.grid(3)).actions
+        for one in (policy, loaded)
+    )
     assert torch.equal(a, b)
     del tensors["normalizer.params_dict.obs.scale"]
     with pytest.raises(InputError, match=r"params_dict\.obs\.scale: absent"):

@@ -83,7 +83,10 @@ def test_saved_policy_acts_the_same_when_loaded(tmp_path, network):
     assert loaded.config == policy.config
     assert policy_facts(path) == {"steps": 3}
     observations = torch.randn(2, 2, 20)
-    a, b = (one.act(observations, generator=torch.Generator().manual_seed(0)).actions for one in (policy, loaded))
+    a, b = (
+        one.act(observations, generator=torch.Generator().manual_seed(0), grid=policy.grid(3)).actions
+        for one in (policy, loaded)
+    )
     assert torch.equal(a, b)
 
 
