@@ -110,7 +110,9 @@ def _network(stored: weights.Weights, card: ModelCard, device: torch.device | st
 
     network = network_from_data(card.network)
     try:
-        network.load_state_dict({key: value.float() for key, value in stored.tensors.items()})
+        network.load_state_dict(
+            {key: value if value.is_complex() else value.float() for key, value in stored.tensors.items()}
+        )
     except RuntimeError as error:
         raise InputError(
             stored.path,
