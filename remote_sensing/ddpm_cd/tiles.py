@@ -30,12 +30,14 @@ class PatchDetector:
         training: facts of its training, of `load_detector`.
         blend: pixels by which tiles overlap.
         cache: keeps what is known of the first date, for comparison with several others.
+        notes: sentences that a user must read.
     """
 
     detector: ChangeDetector
     training: dict[str, Any] = field(default_factory=dict)
     blend: int = 64
     cache: ReferenceCache | None = None
+    notes: tuple[str, ...] = ()
 
     halo = 0
 
