@@ -114,7 +114,7 @@ def detect(
             pair = pair.moved((shift.rows, shift.cols))
         sample = pair.sample(workers=settings.workers)
         detector = detector or _fit(pair, sample, settings)
-        size: int = settings.tile or getattr(detector, "size", tiling.TILE)
+        size = settings.tile or int(getattr(detector, "size", tiling.TILE))
         tiles = tiling.plan(pair.grid.shape, size=size, halo=detector.halo, blend=detector.blend)
         _require_space(output, pair)
         mark = _fingerprint(before, after, settings, pair, detector, size)
