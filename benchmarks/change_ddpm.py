@@ -12,7 +12,8 @@ labels); the exported weights are those of the last step. So nothing is chosen b
 
 Rivals: the same network from random weights (same steps, labels, rate); a plain U-Net on both dates as channels
 (MONAI's BasicUNet; same steps, labels, rate); IR-MAD; TinyCD with its published weights, which were trained on the
-whole official training set of LEVIR-CD. All are scored in blended tiles of 256 pixels through `remote_sensing.tiling`.
+whole official training set of LEVIR-CD. All are scored through
+`remote_sensing.tiling`, in blended tiles of the size that each was trained on.
 Trainings resume, scores are kept in WORK: a run that was stopped goes on.
 """
 
@@ -48,7 +49,7 @@ from remote_sensing.training.data import PairFiles, pairs_in, rasters_in, read_p
 from shared.config import load_config
 from shared.numbers import write_numbers
 
-TILE, BLEND = 256, 64
+PEER_TILE = 256  # on which TinyCD was trained
 UNET_FEATURES = (16, 32, 64, 128, 256, 16)
 METHODS = ("ddpm-cd", "ddpm-cd-frozen", "random-start", "u-net", "ir-mad", "tinycd")
 Probability = Callable[[Tensor, Tensor], Tensor]
@@ -148,9 +149,14 @@ class Tiles:
     """A function of two images as `remote_sensing.tiling` takes it."""
 
     probability: Probability
-    blend: int = BLEND
+    size: int
     halo: int = 0
     told: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def blend(self) -> int:
+        """Return the pixels by which tiles overlap: a quarter, as for `PatchDetector`."""
+        return self.size // 4
 
     def __call__(self, patch: Patch) -> NDArray[np.float32]:
         """Return the probability of change."""
@@ -165,7 +171,7 @@ class Tiles:
 
 def score(detector: tiling.Detector, pair: Pair, label: NDArray[np.uint8]) -> Confusion:
     """Return the counts of a detector on all labelled pixels of a pair, at a probability of 1/2."""
-    size = TILE if detector.blend else tiling.TILE
+    size = getattr(detector, "size", tiling.TILE)
     tiles = tiling.plan(pair.grid.shape, size=size, halo=detector.halo, blend=detector.blend)
     with tempfile.TemporaryDirectory() as name:
         store = tiling.TileStore(Path(name) / "tiles", "")
@@ -219,7 +225,7 @@ class Benchmark:
             return None, {}
         if method == "tinycd":
             network = load_tinycd(self.root / "research_only" / "tinycd_weights" / "levir_best.pth")
-            return Tiles(network), {"parameters": _size(network)}
+            return Tiles(network, PEER_TILE), {"parameters": _size(network)}
         kept = [scene for scene in self.data.scenes if scene.name != fold]
         pairs = [self.scene(files) for files in (*kept, *self.data.train_crops)]
         folder = self.work / f"{method}_{fold}"
@@ -230,14 +236,14 @@ class Benchmark:
             unet = EarlyFusion(len(pairs[0].before))
             unet.load_state_dict(torch.load(path, weights_only=True))
             unet.eval()
-            found: tiling.Detector = Tiles(lambda before, after: torch.sigmoid(unet(before, after)))
+            found: tiling.Detector = Tiles(lambda before, after: torch.sigmoid(unet(before, after)), settings.crop)
         else:
             unet_, diffusion, _ = load_diffusion(self.pretrained())
             share = {"ddpm-cd": 1.0, "ddpm-cd-frozen": 0.0, "random-start": 1.0}[method]
             config = self.config.model_copy(update={"unet_share": share})
             start = None if method == "random-start" else unet_
             trainer = ChangeTrainer(config.settings(diffusion), pairs, folder, unet=start)
-            found = PatchDetector(*load_detector(trainer.run(tell)), blend=BLEND)
+            found = PatchDetector(*load_detector(trainer.run(tell)))
         return found, {"parameters": _size(trainer.network), "seconds": round(trainer.seconds)}
 
     def row(self, method: str, fold: str) -> dict[str, Any]:
