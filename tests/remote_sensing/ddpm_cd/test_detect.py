@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from scipy.ndimage import gaussian_filter
 
 from remote_sensing.ddpm_cd.config import detector_from_data
 from remote_sensing.ddpm_cd.detector import ChangeDetector
@@ -25,18 +26,26 @@ SHAPE = (100, 150)
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
+    return make_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+def make_weights(path):
+    """Write a random detector with probabilities far from 1/2, alike for the pixels of a place: few polygons."""
     torch.manual_seed(1)
     detector = ChangeDetector(CONFIG)
-    with torch.no_grad():  # probabilities on both sides of 1/2 and far from it
-        detector.head.clfr_stg2.weight.mul_(40)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    last = detector.head.clfr_stg2
+    with torch.no_grad():
+        for parameter in (last.weight, last.bias):
+            parameter.copy_(40 * parameter.view(2, 4, -1)[:, :1].expand(2, 4, -1).reshape(parameter.shape))
     save_detector(path, CONFIG, detector.state_dict(), TRAINING)
     return path
 
 
 def images(seed: int = 0, bands: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    before, after = np.random.default_rng(seed).integers(1, 255, (2, bands, *SHAPE), dtype=np.uint8)
-    after[:, :50] = before[:, :50]
+    """Two dates that differ on the right, smooth, so that there are few polygons to trace."""
+    noise = np.random.default_rng(seed).standard_normal((2, bands, *SHAPE))
+    before, after = (128 + 900 * gaussian_filter(noise, (0, 0, 5, 5))).clip(1, 255).astype(np.uint8)
+    after[:, :, :50] = before[:, :, :50]
     return before, after
 
 
