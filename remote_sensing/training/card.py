@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_sensing.ddpm_cd.loop import Trainer
-from remote_sensing.training.config import PretrainConfig, TrainConfig
+from remote_sensing.training.config import About, PretrainConfig, TrainConfig
 from shared.files import atomic_path
 from shared.jsontext import json_text
 
@@ -22,6 +22,7 @@ def write_weights(
     output: Path,
     trainer: Trainer,
     config: PretrainConfig | TrainConfig,
+    about: About,
     *,
     command: str,
     files: Mapping[str, list[str]],
@@ -34,12 +35,13 @@ def write_weights(
         output: a `.safetensors` path.
         trainer: at its end.
         config: of the training.
+        about: what the card says of data and licence.
         command: that makes these weights.
         files: names of what was trained on, held out and so on.
         scores: measured on what was held out.
         overwrite: replace existing files.
     """
-    described = config.facts()
+    described = {"name": config.name, **about.model_dump(mode="json")}
     card: dict[str, Any] = {
         **described,
         "method": "ddpm-cd",

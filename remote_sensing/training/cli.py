@@ -14,7 +14,7 @@ from shared.options import Device, Overwrite, Quiet
 
 if TYPE_CHECKING:
     from remote_sensing.ddpm_cd.loop import Trainer
-    from remote_sensing.training.config import PretrainConfig, TrainConfig
+    from remote_sensing.training.config import About, PretrainConfig, TrainConfig
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or a packaged name: remote_sensing/light.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Weights to write: a .safetensors path.")]
@@ -23,6 +23,10 @@ Work = Annotated[
 ]
 Bands = Annotated[str | None, typer.Option(help="Bands of all rasters: 4,3,2, or names. Default: all but alpha.")]
 NoData = Annotated[str, typer.Option(help="A value, none, or auto: the file's own, else zeros that fill the border.")]
+AboutOption = Annotated[
+    str | None,
+    typer.Option("--about", help="YAML with data, licence, warning and pixel_m for the card; or a packaged name."),
+]
 
 
 def pretrain(
@@ -32,6 +36,7 @@ def pretrain(
     held_out: Annotated[
         Path | None, typer.Option(help="Folder of rasters whose error is logged with each checkpoint.")
     ] = None,
+    about: AboutOption = None,
     bands: Bands = None,
     nodata: NoData = "auto",
     work: Work = None,
@@ -42,13 +47,13 @@ def pretrain(
     """Pretrain the diffusion network of ddpm-cd on rasters without labels; run again to go on after a stop."""
     require_packages()
     from remote_sensing.ddpm_cd.pretraining import PretrainingTrainer
-    from remote_sensing.training.config import PretrainConfig
+    from remote_sensing.training.config import About, PretrainConfig
     from remote_sensing.training.data import rasters_in, read_scene, require_fit
     from shared.config import load_config
     from shared.devices import resolve_device
 
     _check_output(output, overwrite=overwrite)
-    described = load_config(config, PretrainConfig)
+    described, told = load_config(config, PretrainConfig), About() if about is None else load_config(about, About)
     settings, folder = described.settings(), work or output.with_suffix("")
     place = resolve_device(device)
     groups = [rasters_in(data), rasters_in(held_out) if held_out is not None else []]
@@ -65,10 +70,11 @@ def pretrain(
             )
     trainer = PretrainingTrainer(settings, scenes[0], folder, device=place, held_out=scenes[1])
     words = ["pretrain", config, "--data", str(data), *_option("--held-out", held_out), *_option("--bands", bands)]
+    words += _option("--about", about)
     names = {"trained on": [_name(path, data) for path in groups[0]]}
     if held_out is not None:
         names["held out"] = [_name(path, held_out) for path in groups[1]]
-    _finish(trainer, described, output, words, names, quiet=quiet, overwrite=overwrite)
+    _finish(trainer, described, told, output, words, names, quiet=quiet, overwrite=overwrite)
 
 
 def train(
@@ -91,6 +97,7 @@ def train(
     teacher: Annotated[
         str | None, typer.Option(help="Detector whose probabilities are learned instead of labels: distillation.")
     ] = None,
+    about: AboutOption = None,
     bands: Bands = None,
     nodata: NoData = "auto",
     pixel_grid: Annotated[
@@ -105,21 +112,22 @@ def train(
     require_packages()
     from remote_sensing.ddpm_cd.change_training import ChangeTrainer
     from remote_sensing.ddpm_cd.files import load_detector, load_diffusion
-    from remote_sensing.training.config import TrainConfig
+    from remote_sensing.training.config import About, TrainConfig
     from remote_sensing.training.data import chosen, pairs_in, read_pair, require_fit
     from shared.config import load_config
     from shared.devices import resolve_device
 
     _check_output(output, overwrite=overwrite)
-    described = load_config(config, TrainConfig)
+    described, told = load_config(config, TrainConfig), About() if about is None else load_config(about, About)
     changes: dict[str, Any] = {"start": None if start == "none" else start} if start is not None else {}
     if unet_share is not None:
         changes["unet_share"] = unet_share
     described = described.model_copy(update=changes)
-    unet, diffusion, _ = (None, None, None) if described.start is None else load_diffusion(described.start)
+    unet, diffusion, known = (None, None, None) if described.start is None else load_diffusion(described.start)
     settings, folder = described.settings(diffusion), work or output.with_suffix("")
     place = resolve_device(device)
-    taught = None if teacher is None else load_detector(teacher)[0]
+    taught, facts = (None, None) if teacher is None else load_detector(teacher)
+    told = told.inheriting(known, facts)
     found = pairs_in(pairs, labelled=taught is None)
     validated = chosen(found, validate or (), "--validate")
     away = chosen(found, leave_out or (), "--leave-out") | validated
@@ -147,14 +155,15 @@ def train(
         for value in values or ():
             words += [option, value]
     words += [*_option("--start", start), *_option("--unet-share", unet_share), *_option("--teacher", teacher)]
-    words += [*_option("--bands", bands), *(["--pixel-grid"] if pixel_grid else [])]
+    words += [*_option("--about", about), *_option("--bands", bands), *(["--pixel-grid"] if pixel_grid else [])]
     names = {"trained on": [name for name in scenes if name not in validated], "held out": sorted(validated)}
-    _finish(trainer, described, output, words, names, quiet=quiet, overwrite=overwrite)
+    _finish(trainer, described, told, output, words, names, quiet=quiet, overwrite=overwrite)
 
 
 def _finish(
     trainer: Trainer,
     described: PretrainConfig | TrainConfig,
+    about: About,
     output: Path,
     words: list[str],
     names: dict[str, list[str]],
@@ -174,7 +183,7 @@ def _finish(
     command = shlex.join(["fewstep", "change", *words, "-o", output.name])
     scores = trainer.validate()
     for path in write_weights(
-        output, trainer, described, command=command, files=names, scores=scores, overwrite=overwrite
+        output, trainer, described, about, command=command, files=names, scores=scores, overwrite=overwrite
     ):
         typer.echo(str(path))
 

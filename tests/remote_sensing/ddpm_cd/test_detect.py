@@ -98,9 +98,13 @@ def ramp(start: int, rises: bool, falls: bool) -> np.ndarray:
 
 def test_workers_give_the_bytes_of_one_process_although_dask_gives_them_other_threads(tmp_path, pair, weights):
     pytest.importorskip("distributed")
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    assert detect(pair, tmp_path / "one", "--weights", weights).returncode == 0
-    done = detect(pair, tmp_path / "two", "--weights", weights, "--cluster", 2)
+    try:
+        assert detect(pair, tmp_path / "one", "--weights", weights).returncode == 0
+        done = detect(pair, tmp_path / "two", "--weights", weights, "--cluster", 2)
+    finally:
+        torch.set_num_threads(threads)
     assert done.returncode == 0, done.stderr
     for name in ("probability.tif", "change.tif"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -17,13 +17,12 @@ from tests.remote_sensing.scenes import assert_one_clear_line, fewstep, write
 
 UNET = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [], "groups": 4, "dropout": 0.0, "fold": 2}
 LOOP = {"crop": 32, "batch": 2, "steps": 3, "rate": 1e-3, "warm_up": 1, "average": 0.5}
-WORDS = {"data": "made up", "licence": "CC0", "warning": "Only for tests.", "pixel_m": [8, 12]}
-PRETRAIN = {"name": "remote_sensing/small", "diffusion": {"unet": UNET}, **LOOP, **WORDS}
+ABOUT = {"data": "made up", "licence": "CC0", "warning": "Only for tests.", "pixel_m": [8, 12]}
+PRETRAIN = {"name": "remote_sensing/small", "diffusion": {"unet": UNET}, **LOOP}
 TRAIN = {
     "name": "remote_sensing/small_detector",
     "detector": {"preset": "light", "head": {"timesteps": [50], "hidden": 8}},
     **LOOP,
-    **WORDS,
 }
 
 
@@ -66,9 +65,8 @@ def labelled(tmp_path):
 
 @pytest.fixture
 def pretrained(tmp_path, rasters):
-    done = fewstep(
-        "change", "pretrain", config(tmp_path, PRETRAIN), "--data", rasters, "-o", tmp_path / "net.safetensors", "-q"
-    )
+    words = ["--data", rasters, "-o", tmp_path / "net.safetensors", "--about", config(tmp_path, ABOUT, "about.yaml")]
+    done = fewstep("change", "pretrain", config(tmp_path, PRETRAIN), *words, "-q")
     assert done.returncode == 0, done.stderr
     return tmp_path / "net.safetensors"
 
@@ -86,18 +84,8 @@ def test_pretraining_writes_weights_that_load_and_a_card_with_data_licence_and_c
 
 def test_a_finished_pretraining_gives_the_same_weights_again_and_trains_no_further(tmp_path, rasters, pretrained):
     before, log = load_diffusion(pretrained)[0].state_dict(), (tmp_path / "net" / "log.jsonl").read_text()
-    again = fewstep(
-        "change",
-        "pretrain",
-        tmp_path / "config.yaml",
-        "--data",
-        rasters,
-        "-o",
-        pretrained,
-        "--work",
-        tmp_path / "net",
-        "--overwrite",
-    )
+    words = ["--data", rasters, "-o", pretrained, "--work", tmp_path / "net", "--overwrite"]
+    again = fewstep("change", "pretrain", tmp_path / "config.yaml", *words)
     assert again.returncode == 0, again.stderr
     assert "goes on from step 3 of 3" in again.stderr
     after = load_diffusion(pretrained)[0].state_dict()
@@ -107,23 +95,16 @@ def test_a_finished_pretraining_gives_the_same_weights_again_and_trains_no_furth
 
 def test_other_rasters_of_the_same_size_do_not_continue_a_pretraining(tmp_path, rasters, pretrained):
     write(rasters / "a.tif", image(7))
-    done = fewstep(
-        "change",
-        "pretrain",
-        tmp_path / "config.yaml",
-        "--data",
-        rasters,
-        "-o",
-        tmp_path / "n.safetensors",
-        "--work",
-        tmp_path / "net",
-    )
+    words = ["--data", rasters, "-o", tmp_path / "n.safetensors", "--work", tmp_path / "net"]
+    done = fewstep("change", "pretrain", tmp_path / "config.yaml", *words)
     assert_one_clear_line(done, "another scenes", "Choose another folder")
     assert not (tmp_path / "n.safetensors").exists()
 
 
 @pytest.mark.parametrize("share", [0, 1])
-def test_training_keeps_the_pretrained_network_exactly_when_its_share_is_zero(tmp_path, labelled, pretrained, share):
+def test_training_keeps_the_pretrained_network_at_share_zero_and_always_its_warning(
+    tmp_path, labelled, pretrained, share
+):
     out = tmp_path / f"head_{share}.safetensors"
     words = [
         "--pairs",
