@@ -193,6 +193,8 @@ class Benchmark:
         work: of trainings and scores.
         start: pretrained network; None pretrains it.
         steps: of every training on labels; None is the configuration's.
+        seed: of every training on labels.
+        folds: scenes that are left out in turn; None is all.
     """
 
     root: Path
@@ -200,6 +202,7 @@ class Benchmark:
     start: Path | None = None
     steps: int | None = None
     seed: int = 0
+    folds: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         self.data = files_of(self.root)
@@ -267,7 +270,8 @@ class Benchmark:
 
     def scores(self, method: str) -> dict[str, float]:
         """Return the numbers of a method over all folds."""
-        rows = {scene.name: self.row(method, scene.name) for scene in self.data.scenes}
+        folds = [scene.name for scene in self.data.scenes if self.folds is None or scene.name in self.folds]
+        rows = {name: self.row(method, name) for name in folds}
         scenes = {name: Confusion(*row["counts"][name]) for name, row in rows.items()}
         crops = [
             sum((Confusion(*row["counts"][crop.name]) for crop in self.data.test_crops), Confusion())
@@ -301,9 +305,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of every training on labels")
     parser.add_argument("--seed", type=int, default=0, help="of every training on labels")
     parser.add_argument("--method", action="append", choices=METHODS, help="may be repeated; default: all")
+    parser.add_argument("--fold", action="append", help="scene that is left out; may be repeated; default: all")
     parser.add_argument("--json", type=Path, help="also write the numbers as a flat JSON object")
     arguments = parser.parse_args()
-    benchmark = Benchmark(arguments.data, arguments.work, arguments.start, arguments.steps, arguments.seed)
+    benchmark = Benchmark(
+        arguments.data, arguments.work, arguments.start, arguments.steps, arguments.seed, arguments.fold
+    )
     numbers: dict[str, float] = {}
     lines = []
     for method in arguments.method or METHODS:
