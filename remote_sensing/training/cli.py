@@ -69,7 +69,14 @@ def pretrain(
                 limits=settings.diffusion.limits,
             )
     trainer = PretrainingTrainer(settings, scenes[0], folder, device=place, held_out=scenes[1])
-    words = ["pretrain", config, "--data", str(data), *_option("--held-out", held_out), *_option("--bands", bands)]
+    words = [
+        "pretrain",
+        config,
+        "--data",
+        data.name,
+        *_option("--held-out", held_out and held_out.name),
+        *_option("--bands", bands),
+    ]
     words += _option("--about", about)
     names = {"trained on": [_name(path, data) for path in groups[0]]}
     if held_out is not None:
@@ -150,7 +157,7 @@ def train(
         held_out=[scene for name, scene in scenes.items() if name in validated],
         device=place,
     )
-    words = ["train", config, "--pairs", str(pairs)]
+    words = ["train", config, "--pairs", pairs.name]
     for option, values in (("--leave-out", leave_out), ("--validate", validate)):
         for value in values or ():
             words += [option, value]
