@@ -114,9 +114,10 @@ def detect(
             pair = pair.moved((shift.rows, shift.cols))
         sample = pair.sample(workers=settings.workers)
         detector = detector or _fit(pair, sample, settings)
-        tiles = tiling.plan(pair.grid.shape, size=settings.tile, halo=detector.halo, blend=detector.blend)
+        size = settings.tile or int(getattr(detector, "size", tiling.TILE))
+        tiles = tiling.plan(pair.grid.shape, size=size, halo=detector.halo, blend=detector.blend)
         _require_space(output, pair)
-        mark = _fingerprint(before, after, settings, pair, detector)
+        mark = _fingerprint(before, after, settings, pair, detector, size)
         facts: dict[str, Any] = {
             "command": _command(before, after, settings),
             "before": str(before),
@@ -139,7 +140,7 @@ def detect(
             "shift_cols": shift.cols,
             "shift_confident": shift.confident,
             "shift_applied": moved,
-            "warnings": _warnings(pair, shift, settings, sample.shares["both"]),
+            "warnings": [*_warnings(pair, shift, settings, sample.shares["both"]), *getattr(detector, "notes", ())],
         }
         with _writing(output):
             store = tiling.TileStore(output / ".tiles", mark)
@@ -184,6 +185,17 @@ def _open(before: Path, after: Path, settings: Settings) -> Pair:
 
 
 def _fit(pair: Pair, sample: Sample, settings: Settings) -> Detector:
+    if settings.method == "ddpm-cd":
+        from remote_sensing.ddpm_cd.fitting import detector_for
+
+        return detector_for(pair, sample, settings)
+    if settings.weights is not None:
+        raise InputError(
+            "--weights",
+            found=f"together with --method {settings.method}",
+            expected="none: that method is not trained",
+            fix="Leave it out, or pass --method ddpm-cd.",
+        )
     labels = None
     if settings.labels is not None:
         labels = open_labels(settings.labels, settings.unchanged, pair.grid)
@@ -249,7 +261,7 @@ def _write_rest(
         (stage / "item.json").write_text(json_text(item), encoding="utf-8")
 
 
-def _fingerprint(before: Path, after: Path, settings: Settings, pair: Pair, detector: Detector) -> str:
+def _fingerprint(before: Path, after: Path, settings: Settings, pair: Pair, detector: Detector, size: int) -> str:
     decided = settings.model_dump(
         mode="json", exclude={"workers", "cluster", "min_area", "vectors", "date_before", "date_after"}
     )
@@ -262,6 +274,7 @@ def _fingerprint(before: Path, after: Path, settings: Settings, pair: Pair, dete
         grid=str(pair.grid),
         transform=list(pair.grid.transform[:6]),
         detector=detector.facts(),
+        size=size,
         version=version("fewstep"),
     )
 

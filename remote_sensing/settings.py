@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
-Method = Literal["ir-mad", "cva", "pca-kmeans"]
+Method = Literal["ir-mad", "cva", "pca-kmeans", "ddpm-cd"]
 Normalisation = Literal["none", "zscore", "invariant"]
 Resampling = Literal["nearest", "bilinear", "cubic"]
 VectorFormat = Literal["gpkg", "fgb", "geojson", "parquet"]
@@ -17,7 +17,10 @@ class Settings(BaseModel):
     """How two rasters are compared.
 
     Attributes:
-        method: "ir-mad", "cva" (change vectors) or "pca-kmeans".
+        method: "ir-mad", "cva" (change vectors), "pca-kmeans" or "ddpm-cd" (trained).
+        weights: of "ddpm-cd", by name or path; None takes the packaged ones.
+        precision: of the convolutions of "ddpm-cd".
+        device: where "ddpm-cd" computes.
         normalisation: radiometry of "cva" and "pca-kmeans": "none", "zscore" or "invariant"; IR-MAD needs none.
         threshold: "otsu", "chi2" (IR-MAD) or a number on the score of the method.
         labels: raster of changed pixels on which the probability is calibrated.
@@ -31,7 +34,7 @@ class Settings(BaseModel):
         pixel_grid: the images have no georeference and are compared pixel by pixel.
         min_overlap: part of the smaller extent that must lie in the other.
         coregister: move the second date by the estimated shift.
-        tile: rows and columns of a tile.
+        tile: rows and columns of a tile; None is 1024, or what a trained detector was trained on.
         workers: threads that read.
         cluster: number of local Dask workers, or the address of a scheduler; None computes in this process.
         min_area: m2 below which a changed area is dropped.
@@ -43,6 +46,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Method = "ir-mad"
+    weights: str | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
     normalisation: Normalisation = "invariant"
     threshold: Literal["otsu", "chi2"] | float = "otsu"
     labels: Path | None = None
@@ -56,7 +62,7 @@ class Settings(BaseModel):
     pixel_grid: bool = False
     min_overlap: float = Field(default=0.1, ge=0, le=1)
     coregister: bool = False
-    tile: int = Field(default=1024, ge=64)
+    tile: int | None = Field(default=None, ge=64)
     workers: PositiveInt = 2
     cluster: str | None = None
     min_area: NonNegativeFloat = 0.0
