@@ -34,7 +34,7 @@ from remote_sensing.classical import fit_classical
 from remote_sensing.cluster import run_on_cluster
 from remote_sensing.coregistration import Shift, estimate_shift
 from remote_sensing.dates import date_of
-from remote_sensing.grid import crs_name
+from remote_sensing.grid import MapGrid, crs_name
 from remote_sensing.labels import open_labels
 from remote_sensing.outputs.page import write_pictures
 from remote_sensing.outputs.rasters import Counts, write_cog, write_plain
@@ -108,12 +108,16 @@ def detect(
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
         pair = _open(before, after, settings)
         dates = [date_of(path, given) for path, given in ((before, settings.date_before), (after, settings.date_after))]
+        clock = _Clock(begin)
         shift = estimate_shift(pair)
+        clock.lap("shift")
         moved = settings.coregister and shift.confident
         if moved:
             pair = pair.moved((shift.rows, shift.cols))
         sample = pair.sample(workers=settings.workers)
+        clock.lap("sample")
         detector = detector or _fit(pair, sample, settings)
+        clock.lap("fit")
         tiles = tiling.plan(pair.grid.shape, size=settings.tile, halo=detector.halo, blend=detector.blend)
         _require_space(output, pair)
         mark = _fingerprint(before, after, settings, pair, detector)
@@ -148,12 +152,13 @@ def detect(
             else:
                 timing = run_on_cluster(pair, detector, tiles, store, cluster=settings.cluster, label=label)
             facts |= {"tiles": len(tiles), "tiles_resumed": store.resumed, **timing.rates()}
+            clock.lap("tiles")
             rows = tiling.assemble(store, tiles, pair.grid.shape, detector.blend)
             known = (dates[0][0], dates[1][0])
             with _staging(output) as stage:
-                counts, frame = _write_maps(stage, pair, rows, settings, known)
-                facts |= _found(counts, frame, seconds=time.perf_counter() - begin)
-                _write_rest(stage, pair, frame, facts, known, (before, after))
+                counts, frame = _write_maps(stage, pair, rows, settings, known, clock)
+                facts |= _found(counts, frame) | clock.facts(pair.grid)
+                _write_rest(stage, pair, sample.pictures, frame, facts, known, (before, after))
                 facts = jsonable(facts)
                 (stage / "result.json").write_text(json_text(facts), encoding="utf-8")
                 files = _publish(stage, output)
@@ -210,18 +215,45 @@ def _warnings(pair: Pair, shift: Shift, settings: Settings, cover: float) -> lis
     return found
 
 
-def _write_maps(stage: Path, pair: Pair, rows: Rows, settings: Settings, dates: Dates) -> tuple[Counts, GeoDataFrame]:
+class _Clock:
+    """Seconds of the parts of a run, one after the other."""
+
+    def __init__(self, begin: float) -> None:
+        self._begin = begin
+        self._laps: dict[str, float] = {}
+        self.lap("open")
+
+    def lap(self, name: str) -> None:
+        self._laps[name] = time.perf_counter() - self._begin - sum(self._laps.values())
+
+    def facts(self, grid: MapGrid) -> dict[str, float]:
+        seconds = sum(self._laps.values())
+        found = {f"seconds_{name}": spent for name, spent in self._laps.items()} | {"seconds": seconds}
+        found["mpix_per_second"] = grid.width * grid.height / 1e6 / seconds
+        if grid.crs is not None and grid.crs.is_projected:
+            across, down = grid.pixel_size()
+            metre = grid.crs.linear_units_factor[1]
+            found["km2_per_second"] = found["mpix_per_second"] * across * down * metre**2
+        return found
+
+
+def _write_maps(
+    stage: Path, pair: Pair, rows: Rows, settings: Settings, dates: Dates, clock: _Clock
+) -> tuple[Counts, GeoDataFrame]:
     tags = {"SOFTWARE": f"fewstep {version('fewstep')}"}
     probability, mask, counts = write_plain(stage, pair.grid, rows, tags=tags)
+    clock.lap("rasters")
     frame = trace(mask, probability, pair.grid, min_area=settings.min_area, dates=dates)
     for kind in settings.vectors:
         write_vectors(frame, stage / f"changes.{kind}", kind)
+    clock.lap("polygons")
     write_cog(probability, stage / "probability.tif", overviews="AVERAGE")
     write_cog(mask, stage / "change.tif", overviews="NEAREST")
+    clock.lap("cogs")
     return counts, frame
 
 
-def _found(counts: Counts, frame: GeoDataFrame, *, seconds: float) -> dict[str, Any]:
+def _found(counts: Counts, frame: GeoDataFrame) -> dict[str, Any]:
     changed = int(frame["pixels"].sum())
     return {
         "pixels": counts.pixels,
@@ -231,15 +263,20 @@ def _found(counts: Counts, frame: GeoDataFrame, *, seconds: float) -> dict[str, 
         "changed_area_m2": float(frame["area_m2"].sum(skipna=False)) if len(frame) else 0.0,
         "polygons": len(frame),
         "probability_histogram": list(counts.histogram),
-        "seconds": seconds,
     }
 
 
 def _write_rest(
-    stage: Path, pair: Pair, frame: GeoDataFrame, facts: dict[str, Any], dates: Dates, sources: tuple[Path, Path]
+    stage: Path,
+    pair: Pair,
+    pictures: NDArray[np.float32],
+    frame: GeoDataFrame,
+    facts: dict[str, Any],
+    dates: Dates,
+    sources: tuple[Path, Path],
 ) -> None:
     write_styles(stage)
-    write_pictures(stage, pair, frame, facts)
+    write_pictures(stage, pair, pictures, frame, facts)
     if pair.grid.crs is not None:
         told: dict[str, Any] = {
             key: facts[key] for key in ("method", "threshold", "changed_area_m2", "polygons") if key in facts

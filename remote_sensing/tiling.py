@@ -230,12 +230,19 @@ def assemble(
     Memory is that of the tiles that share a row. The order of the sums is that of the plan, so the result does not
     depend on the order in which tiles were computed.
     """
-    starts = sorted({tile.core.row_off for tile in tiles})
+    rows: dict[int, list[Tile]] = {}
+    for tile in tiles:
+        rows.setdefault(tile.core.row_off, []).append(tile)
+    starts = sorted(rows)
+    if not blend:
+        for start in starts:
+            yield start, np.concatenate([store.load(tile.index) for tile in rows[start]], axis=1)
+        return
     total: NDArray[np.float32] = np.zeros((0, shape[1]), np.float32)
     weight = np.zeros((0, shape[1]), np.float32)
     top = 0
     for index, start in enumerate(starts):
-        row = [tile for tile in tiles if tile.core.row_off == start]
+        row = rows[start]
         bottom = start + row[0].core.height
         missing = bottom - top - len(total)
         if missing > 0:
@@ -246,13 +253,9 @@ def assemble(
                 slice(start - top, bottom - top),
                 slice(tile.core.col_off, tile.core.col_off + tile.core.width),
             )
-            values = store.load(tile.index)
-            if blend:
-                w = weights(tile, shape, blend)
-                total[part] += values * w
-                weight[part] += w
-            else:
-                total[part], weight[part] = values, 1.0
+            w = weights(tile, shape, blend)
+            total[part] += store.load(tile.index) * w
+            weight[part] += w
         final = (starts[index + 1] if index + 1 < len(starts) else shape[0]) - top
         if final > 0:
             yield top, total[:final] / weight[:final]

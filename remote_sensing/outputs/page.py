@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from remote_sensing.outputs.quicklook import panels, sheet, shown_bands
 from remote_sensing.rasters import Pair
 from shared.pictures import png_bytes
@@ -23,9 +26,19 @@ METHODS = {
 }
 
 
-def write_pictures(folder: Path, pair: Pair, frame: GeoDataFrame, facts: dict[str, Any]) -> None:
-    """Write quicklook.png and report.html into a folder that holds change.tif and probability.tif."""
-    pictures = panels(pair, folder / "change.tif", folder / "probability.tif")
+def write_pictures(
+    folder: Path, pair: Pair, dates: NDArray[np.float32], frame: GeoDataFrame, facts: dict[str, Any]
+) -> None:
+    """Write quicklook.png and report.html into a folder that holds change.tif and probability.tif.
+
+    Args:
+        folder: of the results.
+        pair: what was compared.
+        dates: both dates small, of `Sample.pictures`.
+        frame: the polygons.
+        facts: what result.json will say.
+    """
+    pictures = panels(pair, dates, folder / "change.tif", folder / "probability.tif")
     names = {
         "before": f"before {facts['date_before'] or ''}".strip(),
         "after": f"after {facts['date_after'] or ''}".strip(),
