@@ -120,7 +120,7 @@ def detect(
         clock.lap("fit")
         tiles = tiling.plan(pair.grid.shape, size=settings.tile, halo=detector.halo, blend=detector.blend)
         _require_space(output, pair)
-        mark = _fingerprint(before, after, settings, pair, detector)
+        mark = _fingerprint(settings, pair, detector)
         facts: dict[str, Any] = {
             "command": _command(before, after, settings),
             "before": str(before),
@@ -286,12 +286,12 @@ def _write_rest(
         (stage / "item.json").write_text(json_text(item), encoding="utf-8")
 
 
-def _fingerprint(before: Path, after: Path, settings: Settings, pair: Pair, detector: Detector) -> str:
+def _fingerprint(settings: Settings, pair: Pair, detector: Detector) -> str:
     decided = settings.model_dump(
         mode="json", exclude={"workers", "cluster", "min_area", "vectors", "date_before", "date_after"}
     )
     optional = (settings.exclude, settings.grid, settings.labels, settings.unchanged)
-    files = [before, after, *(path for path in optional if path)]
+    files = [*pair.before.files, *pair.after.files, *(path for path in optional if path)]
     return tiling.fingerprint(
         files,
         settings=decided,

@@ -176,8 +176,17 @@ class TileStore:
 
 
 def fingerprint(files: Sequence[Path], **settings: Any) -> str:
-    """Return a hash of the names, sizes and times of files, and of settings in JSON types."""
-    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    """Return a hash of the names, sizes and times of files, and of settings in JSON types.
+
+    Files inside archives or behind addresses (/vsi...) are known by their names alone.
+    """
+    stats: list[tuple[str | int, ...]] = []
+    for path in files:
+        if str(path).startswith("/vsi"):
+            stats.append((str(path),))
+        else:
+            found = path.stat()
+            stats.append((str(path.resolve()), found.st_size, found.st_mtime_ns))
     return hashlib.sha256(json_text({"files": stats, **settings}).encode()).hexdigest()
 
 
