@@ -56,6 +56,14 @@ def detect(
     vectors: Annotated[str, typer.Option(help="Polygon formats: gpkg,fgb,geojson,parquet.")] = "gpkg",
     date_before: Annotated[str | None, typer.Option(help="ISO date; default: from the file.")] = None,
     date_after: Annotated[str | None, typer.Option(help="ISO date; default: from the file.")] = None,
+    skip_unchanged: Annotated[
+        float | None,
+        typer.Option(help="Skip tiles of whose pixels IR-MAD calls less than this share changed, such as 0.005."),
+    ] = None,
+    audit: Annotated[
+        float, typer.Option(help="Share of the skipped tiles that are run all the same, to estimate the recall lost.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the choice of those tiles.")] = 0,
     tile: Annotated[int, typer.Option(help="Rows and columns that are held in memory at a time.")] = 1024,
     workers: Annotated[int, typer.Option(help="Threads that read ahead.")] = 2,
     cluster: Annotated[
@@ -100,6 +108,9 @@ def detect(
                 "pixel_grid": pixel_grid,
                 "min_overlap": min_overlap,
                 "coregister": coregister,
+                "skip_unchanged": skip_unchanged,
+                "audit": audit,
+                "seed": seed,
                 "tile": tile,
                 "workers": workers,
                 "cluster": cluster,

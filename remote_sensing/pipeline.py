@@ -42,6 +42,7 @@ from remote_sensing.outputs.stac import stac_item
 from remote_sensing.outputs.styles import write_styles
 from remote_sensing.outputs.vectors import trace, write_vectors
 from remote_sensing.rasters import Pair, Sample, footprint_overlap, open_pair
+from remote_sensing.screening import CheapScreen, screening_facts, screening_text
 from remote_sensing.settings import Settings, VectorFormat
 from remote_sensing.tiling import Detector
 from shared.errors import FewstepError, InputError
@@ -117,6 +118,7 @@ def detect(
         sample = pair.sample(workers=settings.workers)
         clock.lap("sample")
         detector = detector or _fit(pair, sample, settings)
+        screen = _screen(pair, sample, settings)
         clock.lap("fit")
         tiles = tiling.plan(pair.grid.shape, size=settings.tile, halo=detector.halo, blend=detector.blend)
         _require_space(output, pair)
@@ -148,10 +150,15 @@ def detect(
         with _writing(output):
             store = tiling.TileStore(output / ".tiles", mark)
             if settings.cluster is None:
-                timing = tiling.run(pair, detector, tiles, store, workers=settings.workers, label=label)
+                timing = tiling.run(pair, detector, tiles, store, workers=settings.workers, label=label, screen=screen)
             else:
-                timing = run_on_cluster(pair, detector, tiles, store, cluster=settings.cluster, label=label)
+                timing = run_on_cluster(
+                    pair, detector, tiles, store, cluster=settings.cluster, label=label, screen=screen
+                )
             facts |= {"tiles": len(tiles), "tiles_resumed": store.resumed, **timing.rates()}
+            if screen is not None:
+                facts |= screening_facts(store, tiles)
+                facts["warnings"].append(screening_text(facts))
             clock.lap("tiles")
             rows = tiling.assemble(store, tiles, pair.grid.shape, detector.blend)
             known = (dates[0][0], dates[1][0])
@@ -200,6 +207,13 @@ def _fit(pair: Pair, sample: Sample, settings: Settings) -> Detector:
         threshold=settings.threshold,
         labels=labels,
     )
+
+
+def _screen(pair: Pair, sample: Sample, settings: Settings) -> CheapScreen | None:
+    if settings.skip_unchanged is None:
+        return None
+    cheap = fit_classical("ir-mad", pair, sample)
+    return CheapScreen(cheap, settings.skip_unchanged, settings.audit, settings.seed)
 
 
 def _warnings(pair: Pair, shift: Shift, settings: Settings, cover: float) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 Method = Literal["ir-mad", "cva", "pca-kmeans"]
 Normalisation = Literal["none", "zscore", "invariant"]
@@ -31,6 +31,10 @@ class Settings(BaseModel):
         pixel_grid: the images have no georeference and are compared pixel by pixel.
         min_overlap: part of the smaller extent that must lie in the other.
         coregister: move the second date by the estimated shift.
+        skip_unchanged: share of a tile's pixels that IR-MAD must call changed, else the method is not run on it; None
+            runs it on every tile.
+        audit: share of the skipped tiles that are run all the same, to estimate what is lost.
+        seed: of that choice.
         tile: rows and columns of a tile.
         workers: threads that read.
         cluster: number of local Dask workers, or the address of a scheduler; None computes in this process.
@@ -56,6 +60,9 @@ class Settings(BaseModel):
     pixel_grid: bool = False
     min_overlap: float = Field(default=0.1, ge=0, le=1)
     coregister: bool = False
+    skip_unchanged: float | None = Field(default=None, gt=0, le=1)
+    audit: float = Field(default=0.1, ge=0, le=1)
+    seed: NonNegativeInt = 0
     tile: int = Field(default=1024, ge=64)
     workers: PositiveInt = 2
     cluster: str | None = None
