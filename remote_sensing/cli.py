@@ -24,10 +24,14 @@ def detect(
         str, typer.Option(help="Radiometry of cva and pca-kmeans: invariant (pixels without change), zscore, none.")
     ] = "invariant",
     threshold: Annotated[
-        str, typer.Option(help="otsu, chi2 (ir-mad), or a number on the score of the method.")
-    ] = "otsu",
+        str | None,
+        typer.Option(
+            help="otsu, chi2 (ir-mad), calibrated (needs --labels), or a number on the score of the method. Default: "
+            "calibrated with --labels, else otsu."
+        ),
+    ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Raster of known changes of this pair: calibrates the probability.")
+        Path | None, typer.Option(help="Raster of known changes of this pair: calibrates threshold and probability.")
     ] = None,
     unchanged: Annotated[
         Path | None, typer.Option(help="Raster of known unchanged pixels, when --labels are sparse.")
@@ -96,7 +100,7 @@ def detect(
             {
                 "method": method,
                 "normalisation": normalise,
-                "threshold": _number_or_word(threshold),
+                "threshold": None if threshold is None else _number_or_word(threshold),
                 "labels": labels,
                 "unchanged": unchanged,
                 "bands_before": bands_before or bands,

@@ -105,6 +105,7 @@ def detect(
     """
     settings = settings or Settings()
     begin = time.perf_counter()
+    _check_settings(settings)
     _check_output(output, settings, overwrite=overwrite)
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
         pair = _open(before, after, settings)
@@ -197,14 +198,14 @@ def _open(before: Path, after: Path, settings: Settings) -> Pair:
 
 def _fit(pair: Pair, sample: Sample, settings: Settings) -> Detector:
     labels = None
-    if settings.labels is not None:
+    if settings.rule == "calibrated" and settings.labels is not None:
         labels = open_labels(settings.labels, settings.unchanged, pair.grid)
     return fit_classical(
         settings.method,
         pair,
         sample,
         normalisation=settings.normalisation,
-        threshold=settings.threshold,
+        threshold=settings.rule,
         labels=labels,
     )
 
@@ -327,6 +328,23 @@ def _command(before: Path, after: Path, settings: Settings) -> str:
         else:
             words += [option, ",".join(value) if isinstance(value, list) else str(value)]
     return shlex.join(words)
+
+
+def _check_settings(settings: Settings) -> None:
+    if settings.rule == "calibrated" and settings.labels is None:
+        raise InputError(
+            "--threshold",
+            found="calibrated without labels",
+            expected="labelled pixels of this pair",
+            fix="Pass --labels CHANGED, with --unchanged UNCHANGED where labels are sparse, or another threshold.",
+        )
+    if settings.rule != "calibrated" and (settings.labels or settings.unchanged):
+        raise InputError(
+            "--labels" if settings.labels else "--unchanged",
+            found=f"labels that a threshold of {settings.rule} does not use",
+            expected="--threshold calibrated with labels, or no labels",
+            fix="Leave one of the two out; `fewstep change evaluate` scores a result against labels.",
+        )
 
 
 def _check_output(output: Path, settings: Settings, *, overwrite: bool) -> None:

@@ -19,8 +19,9 @@ class Settings(BaseModel):
     Attributes:
         method: "ir-mad", "cva" (change vectors) or "pca-kmeans".
         normalisation: radiometry of "cva" and "pca-kmeans": "none", "zscore" or "invariant"; IR-MAD needs none.
-        threshold: "otsu", "chi2" (IR-MAD) or a number on the score of the method.
-        labels: raster of changed pixels on which the probability is calibrated.
+        threshold: "otsu", "chi2" (IR-MAD), "calibrated" (on labels) or a number on the score of the method; None is
+            "calibrated" with labels and "otsu" without.
+        labels: raster of changed pixels of this pair, on which the probability is calibrated.
         unchanged: raster of unchanged pixels, if the labels are sparse.
         bands_before: numbers or names of the bands of the first date, separated by commas; None takes all.
         bands_after: the same for the second date.
@@ -48,7 +49,7 @@ class Settings(BaseModel):
 
     method: Method = "ir-mad"
     normalisation: Normalisation = "invariant"
-    threshold: Literal["otsu", "chi2"] | float = "otsu"
+    threshold: Literal["otsu", "chi2", "calibrated"] | float | None = None
     labels: Path | None = None
     unchanged: Path | None = None
     bands_before: str | None = None
@@ -70,3 +71,10 @@ class Settings(BaseModel):
     vectors: tuple[VectorFormat, ...] = ("gpkg",)
     date_before: str | None = None
     date_after: str | None = None
+
+    @property
+    def rule(self) -> str | float:
+        """How the threshold is found, the default resolved."""
+        if self.threshold is None:
+            return "otsu" if self.labels is None else "calibrated"
+        return self.threshold
