@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 MISSING = (58, 62, 70)
 MARK = np.array([255.0, 40.0, 40.0])
 PERCENTILES = (2, 98)
+LEAST_SHARED = 0.5  # of the range of both dates, for one stretch
 STRIP = 1024  # rows and columns of the mask that are read at a time
 
 
-def panels(pair: Pair, dates: NDArray[np.float32], mask: Path, probability: Path) -> dict[str, Bitmap]:
-    """Return the panels "before", "after", "change" (marked red on the second date) and "probability".
+def panels(pair: Pair, dates: NDArray[np.float32], mask: Path, probability: Path) -> tuple[dict[str, Bitmap], str]:
+    """Return the panels "before", "after", "change" (red on the second date) and "probability", and the stretch.
 
     Args:
         pair: what was compared.
@@ -40,8 +41,11 @@ def panels(pair: Pair, dates: NDArray[np.float32], mask: Path, probability: Path
 
     shape = dates.shape[-2:]
     bands = shown_bands(pair.before.names)
-    # A stretch of its own for each date would show a difference of haze as a difference of nothing.
-    colours = [_stretched([date[band] for date in dates]) for band in bands]
+    shown_dates = [[date[band] for date in dates] for band in bands]
+    # One stretch for both dates shows what is brighter or hazier, unless they hardly share a range: then one of them
+    # would be all white or all black.
+    together = all(_shared_range(*band) >= LEAST_SHARED for band in shown_dates)
+    colours = [_stretched(band) if together else [_stretched([date])[0] for date in band] for band in shown_dates]
     before, after = (np.stack([channel[date] for channel in colours], -1) for date in (0, 1))
     for picture, date in zip((before, after), dates, strict=True):
         picture[~np.isfinite(date).all(0)] = MISSING
@@ -55,10 +59,12 @@ def panels(pair: Pair, dates: NDArray[np.float32], mask: Path, probability: Path
     p = np.array(shown)
     p[~np.isfinite(values)] = MISSING
     size = _enlarged(shape)
-    return {
+    pictures = {
         name: Image.fromarray(np.rint(pixels).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
         for name, pixels in (("before", before), ("after", after), ("change", marked), ("probability", p))
     }
+    low, high = PERCENTILES
+    return pictures, f"{low}nd to {high}th percentile of {'both dates together' if together else 'each date by itself'}"
 
 
 def sheet(pictures: dict[str, Bitmap], titles: dict[str, str]) -> Bitmap:
@@ -85,6 +91,18 @@ def shown_bands(names: tuple[str, ...]) -> tuple[int, int, int]:
 def _enlarged(shape: tuple[int, ...]) -> tuple[int, int]:
     factor = max(1, SIDE // max(shape))
     return shape[1] * factor, shape[0] * factor
+
+
+def _shared_range(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+    """Return which part of the range of both dates they have in common, from 0 to 1."""
+    ends = [
+        np.percentile(values, PERCENTILES) for values in (d[np.isfinite(d)] for d in (before, after)) if values.size
+    ]
+    if len(ends) < 2:
+        return 1.0
+    (low, high), (other_low, other_high) = ends
+    common, whole = min(high, other_high) - max(low, other_low), max(high, other_high) - min(low, other_low)
+    return max(0.0, float(common / whole)) if whole > 0 else 1.0
 
 
 def _stretched(dates: list[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
