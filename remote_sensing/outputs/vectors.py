@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DRIVERS = {"gpkg": "GPKG", "fgb": "FlatGeobuf", "geojson": "GeoJSON"}
 LAYER = "changes"
 MOST_POLYGONS = 2_000_000
+CHUNK = 20_000  # polygons that are copied onto the ellipsoid at a time
 LONGEST_SIDE = 16  # pixels; longer straight sides are divided before they are projected, where they are curves
 
 
@@ -134,12 +135,16 @@ def geodesic_sizes(
         return None, None
     # Onto the ellipsoid of the CRS itself: no datum is changed.
     to_degrees = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-    fine = _placed(shapely.segmentize(outlines, LONGEST_SIDE), grid)
-    fine = shapely.transform(fine, lambda xy: np.stack(to_degrees.transform(*xy.T), axis=1))
-    fine = shapely.orient_polygons(fine)
-    sizes = np.array([geod.geometry_area_perimeter(polygon) for polygon in fine]).reshape(-1, 2)
-    rings = np.array([sum(geod.geometry_length(ring) for ring in polygon.interiors) for polygon in fine])
-    return np.abs(sizes[:, 0]), sizes[:, 1] + rings if len(rings) else sizes[:, 1]
+    areas, perimeters = np.zeros(len(outlines)), np.zeros(len(outlines))
+    for start in range(0, len(outlines), CHUNK):
+        part = slice(start, start + CHUNK)
+        fine = _placed(shapely.segmentize(outlines[part], LONGEST_SIDE), grid)
+        fine = shapely.transform(fine, lambda xy: np.stack(to_degrees.transform(*xy.T), axis=1))
+        fine = shapely.orient_polygons(fine)
+        sizes = np.array([geod.geometry_area_perimeter(polygon) for polygon in fine])
+        rings = np.array([sum(geod.geometry_length(ring) for ring in polygon.interiors) for polygon in fine])
+        areas[part], perimeters[part] = np.abs(sizes[:, 0]), sizes[:, 1] + rings
+    return areas, perimeters
 
 
 def _outlines(mask: Path) -> NDArray[np.object_]:
