@@ -1,7 +1,7 @@
 """Changed areas as polygons with their size on the ellipsoid.
 
 GDAL traces the mask of the whole grid line by line, so no polygon is split where tiles met, and memory grows with the
-polygons, not with the raster; a mask with more than two million of them is refused. Areas and perimeters are geodesic
+polygons, not with the raster; a mask with more than a million of them is refused. Areas and perimeters are geodesic
 (Karney 2013, through pyproj) in whatever CRS the grid is: a square metre of Web Mercator is none, and a degree is no
 length.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DRIVERS = {"gpkg": "GPKG", "fgb": "FlatGeobuf", "geojson": "GeoJSON"}
 LAYER = "changes"
-MOST_POLYGONS = 2_000_000
+MOST_POLYGONS = 1_000_000  # of about 1.2 kB each, some of it twice
 CHUNK = 20_000  # polygons that are copied onto the ellipsoid at a time
 LONGEST_SIDE = 16  # pixels; longer straight sides are divided before they are projected, where they are curves
 
