@@ -5,8 +5,8 @@
 
 For every side a pair of side x side uint16 pixels is generated on disk, block by block: textured ground that both dates
 share, a gain, noise, and one changed rectangle in every third block of 1,024. `detect` runs in a process of its own;
-its peak is that of the resident memory of it and all its children together, looked at ten times a second. F1 is against
-the true rectangles. With --kill a second run is killed when half of its tiles are done and started again, and with
+its peak is that of the resident memory of it and all its children together, looked at ten times a second, and its CPU
+seconds tell on a busy machine what its seconds do not. F1 is against the true rectangles. With --kill a second run is killed when half of its tiles are done and started again, and with
 --workers a third one computes its tiles on so many Dask workers: the rasters of both must be those of the first, byte
 for byte. The folder needs about 40 bytes for a pixel, and is empty afterwards.
 """
@@ -79,22 +79,22 @@ def _block(index: int, window: Window, bands: int) -> tuple[np.ndarray, np.ndarr
 
 def detect(
     pair: tuple[Path, Path], folder: Path, method: str, *words: str, kill_at: int | None = None
-) -> tuple[float, float]:
-    """Run the command in a process of its own; return its seconds and its peak memory in MB, children included."""
+) -> tuple[float, float, float]:
+    """Run the command in a process of its own; return its seconds, CPU seconds and peak MB, children included."""
     command = ["detect", *map(str, pair), "-o", str(folder), "--method", method, "--quiet", *words]
     begin = time.perf_counter()
     child = psutil.Popen([sys.executable, "-c", RUN, *command], stdout=subprocess.DEVNULL)
-    peak = 0.0
+    peak = cpu = 0.0
     while child.poll() is None:
         if kill_at is not None and len(list((folder / ".tiles").glob("tile_*.npy"))) >= kill_at:
             child.send_signal(signal.SIGKILL)
             child.wait()
-            return time.perf_counter() - begin, peak
-        peak = max(peak, resident(child))
+            return time.perf_counter() - begin, cpu, peak
+        peak, cpu = max(peak, resident(child)), max(cpu, computing(child))
         time.sleep(0.1 if kill_at is None else 0.02)
     if child.returncode:
         raise SystemExit(f"detect ended with status {child.returncode}")
-    return time.perf_counter() - begin, peak
+    return time.perf_counter() - begin, cpu, peak
 
 
 def resident(process: psutil.Process) -> float:
@@ -108,15 +108,29 @@ def resident(process: psutil.Process) -> float:
     return total
 
 
+def computing(process: psutil.Process) -> float:
+    """Return the CPU seconds of a process and of its children, those that ended included."""
+    total = 0.0
+    try:
+        for part in (process, *process.children(recursive=True)):
+            times = part.cpu_times()
+            total += times.user + times.system
+        total += process.cpu_times().children_user + process.cpu_times().children_system
+    except psutil.NoSuchProcess:
+        pass
+    return total
+
+
 def measure(
     folder: Path, data: tuple[Path, Path, Path], side: int, method: str, *, kill: bool, workers: int
 ) -> dict[str, float]:
     """Return the numbers of one side and method."""
     pair, truth = data[:2], data[2]
-    seconds, memory = detect(pair, folder / "out", method)
+    seconds, cpu, memory = detect(pair, folder / "out", method)
     facts = json.loads((folder / "out" / "result.json").read_text(encoding="utf-8"))
     found = {
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "peak_mb": memory,
         "mpix_per_second": side * side / 1e6 / seconds,
         **{name: facts[name] for name in facts if name.startswith(("mpix_per_second_", "seconds_"))},
@@ -125,7 +139,7 @@ def measure(
     }
     if kill:
         detect(pair, folder / "again", method, kill_at=max(1, facts["tiles"] // 2))
-        resumed_seconds, resumed_memory = detect(pair, folder / "again", method)
+        resumed_seconds, _, resumed_memory = detect(pair, folder / "again", method)
         again = json.loads((folder / "again" / "result.json").read_text(encoding="utf-8"))
         found |= {
             "tiles": facts["tiles"],
@@ -136,7 +150,7 @@ def measure(
         }
         shutil.rmtree(folder / "again")
     if workers:
-        cluster_seconds, cluster_memory = detect(pair, folder / "again", method, "--cluster", str(workers))
+        cluster_seconds, _, cluster_memory = detect(pair, folder / "again", method, "--cluster", str(workers))
         found |= {
             "cluster_seconds": cluster_seconds,
             "cluster_peak_mb": cluster_memory,

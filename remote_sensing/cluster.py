@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from remote_sensing.rasters import Pair
+import rasterio
+
+from remote_sensing.rasters import CACHE_MB, Pair
 from remote_sensing.tiling import Detector, Screen, Tile, TileStore, Timing, screened
 from shared.errors import MissingExtra
 from shared.progress import tracked
@@ -90,6 +92,12 @@ def _client(cluster: str) -> Iterator[Client]:
 
 def _work(pair: Pair, detector: Detector, batch: Sequence[Tile], store: TileStore, screen: Screen | None) -> Timing:
     """Compute a batch of tiles in a worker."""
+    # GDAL's own choice is a share of the machine's memory, for each worker.
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+        return _compute(pair, detector, batch, store, screen)
+
+
+def _compute(pair: Pair, detector: Detector, batch: Sequence[Tile], store: TileStore, screen: Screen | None) -> Timing:
     timing = Timing()
     for tile in batch:
         begin = time.perf_counter()

@@ -41,7 +41,7 @@ from remote_sensing.outputs.rasters import Counts, write_cog, write_plain
 from remote_sensing.outputs.stac import stac_item
 from remote_sensing.outputs.styles import write_styles
 from remote_sensing.outputs.vectors import trace, write_vectors
-from remote_sensing.rasters import Pair, Sample, footprint_overlap, open_pair
+from remote_sensing.rasters import CACHE_MB, Pair, Sample, footprint_overlap, open_pair
 from remote_sensing.screening import CheapScreen, screening_facts, screening_text
 from remote_sensing.settings import Settings, VectorFormat
 from remote_sensing.tiling import Detector
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 Rows = Iterable[tuple[int, NDArray[np.float32]]]
 Dates = tuple[str | None, str | None]
 
-CACHE_MB = 128  # of GDAL blocks; its default is a share of the machine's memory
 NOTICEABLE_SHIFT = 0.5  # pixels
 SMALL_COVER = 0.5  # part of the grid with data at both dates below which the report warns
 BYTES_A_PIXEL = 16  # on disk at most while the results are written: tiles, plain rasters, COGs

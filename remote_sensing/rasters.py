@@ -31,6 +31,9 @@ from shared.errors import InputError
 
 Result = TypeVar("Result")
 
+CACHE_MB = 128
+"""Of GDAL's blocks in a process; its default is a share of the machine's memory."""
+
 SAMPLE_PIXELS = 2_000_000
 """Pixels from which statistics of a whole pair are taken; a smaller pair is taken whole."""
 
