@@ -28,10 +28,14 @@ def detect(
         str, typer.Option(help="Radiometry of cva and pca-kmeans: invariant (pixels without change), zscore, none.")
     ] = "invariant",
     threshold: Annotated[
-        str, typer.Option(help="otsu, chi2 (ir-mad), or a number on the score of the method.")
-    ] = "otsu",
+        str | None,
+        typer.Option(
+            help="otsu, chi2 (ir-mad), calibrated (needs --labels), or a number on the score of the method. Default: "
+            "calibrated with --labels, else otsu."
+        ),
+    ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Raster of known changes of this pair: calibrates the probability.")
+        Path | None, typer.Option(help="Raster of known changes of this pair: calibrates threshold and probability.")
     ] = None,
     unchanged: Annotated[
         Path | None, typer.Option(help="Raster of known unchanged pixels, when --labels are sparse.")
@@ -60,6 +64,14 @@ def detect(
     vectors: Annotated[str, typer.Option(help="Polygon formats: gpkg,fgb,geojson,parquet.")] = "gpkg",
     date_before: Annotated[str | None, typer.Option(help="ISO date; default: from the file.")] = None,
     date_after: Annotated[str | None, typer.Option(help="ISO date; default: from the file.")] = None,
+    skip_unchanged: Annotated[
+        float | None,
+        typer.Option(help="Skip tiles of whose pixels IR-MAD calls less than this share changed, such as 0.005."),
+    ] = None,
+    audit: Annotated[
+        float, typer.Option(help="Share of the skipped tiles that are run all the same, to estimate the recall lost.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the choice of those tiles.")] = 0,
     tile: Annotated[
         int | None,
         typer.Option(help="Rows and columns held in memory at a time; default: 1024, or as ddpm-cd was trained."),
@@ -100,7 +112,7 @@ def detect(
                 "precision": precision,
                 "device": device,
                 "normalisation": normalise,
-                "threshold": _number_or_word(threshold),
+                "threshold": None if threshold is None else _number_or_word(threshold),
                 "labels": labels,
                 "unchanged": unchanged,
                 "bands_before": bands_before or bands,
@@ -112,6 +124,9 @@ def detect(
                 "pixel_grid": pixel_grid,
                 "min_overlap": min_overlap,
                 "coregister": coregister,
+                "skip_unchanged": skip_unchanged,
+                "audit": audit,
+                "seed": seed,
                 "tile": tile,
                 "workers": workers,
                 "cluster": cluster,

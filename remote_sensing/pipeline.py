@@ -34,14 +34,15 @@ from remote_sensing.classical import fit_classical
 from remote_sensing.cluster import run_on_cluster
 from remote_sensing.coregistration import Shift, estimate_shift
 from remote_sensing.dates import date_of
-from remote_sensing.grid import crs_name
+from remote_sensing.grid import MapGrid, crs_name
 from remote_sensing.labels import open_labels
 from remote_sensing.outputs.page import write_pictures
 from remote_sensing.outputs.rasters import Counts, write_cog, write_plain
 from remote_sensing.outputs.stac import stac_item
 from remote_sensing.outputs.styles import write_styles
 from remote_sensing.outputs.vectors import trace, write_vectors
-from remote_sensing.rasters import Pair, Sample, footprint_overlap, open_pair
+from remote_sensing.rasters import CACHE_MB, Pair, Sample, footprint_overlap, open_pair
+from remote_sensing.screening import CheapScreen, screening_facts, screening_text
 from remote_sensing.settings import Settings, VectorFormat
 from remote_sensing.tiling import Detector
 from shared.errors import FewstepError, InputError
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 Rows = Iterable[tuple[int, NDArray[np.float32]]]
 Dates = tuple[str | None, str | None]
 
-CACHE_MB = 128  # of GDAL blocks; its default is a share of the machine's memory
 NOTICEABLE_SHIFT = 0.5  # pixels
 SMALL_COVER = 0.5  # part of the grid with data at both dates below which the report warns
 BYTES_A_PIXEL = 16  # on disk at most while the results are written: tiles, plain rasters, COGs
@@ -104,20 +104,26 @@ def detect(
     """
     settings = settings or Settings()
     begin = time.perf_counter()
+    _check_settings(settings)
     _check_output(output, settings, overwrite=overwrite)
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
         pair = _open(before, after, settings)
         dates = [date_of(path, given) for path, given in ((before, settings.date_before), (after, settings.date_after))]
+        clock = _Clock(begin)
         shift = estimate_shift(pair)
+        clock.lap("shift")
         moved = settings.coregister and shift.confident
         if moved:
             pair = pair.moved((shift.rows, shift.cols))
         sample = pair.sample(workers=settings.workers)
+        clock.lap("sample")
         detector = detector or _fit(pair, sample, settings)
+        screen = _screen(pair, sample, settings)
+        clock.lap("fit")
         size = settings.tile or int(getattr(detector, "size", tiling.TILE))
         tiles = tiling.plan(pair.grid.shape, size=size, halo=detector.halo, blend=detector.blend)
         _require_space(output, pair)
-        mark = _fingerprint(before, after, settings, pair, detector, size)
+        mark = _fingerprint(settings, pair, detector, size)
         facts: dict[str, Any] = {
             "command": _command(before, after, settings),
             "before": str(before),
@@ -145,16 +151,22 @@ def detect(
         with _writing(output):
             store = tiling.TileStore(output / ".tiles", mark)
             if settings.cluster is None:
-                timing = tiling.run(pair, detector, tiles, store, workers=settings.workers, label=label)
+                timing = tiling.run(pair, detector, tiles, store, workers=settings.workers, label=label, screen=screen)
             else:
-                timing = run_on_cluster(pair, detector, tiles, store, cluster=settings.cluster, label=label)
+                timing = run_on_cluster(
+                    pair, detector, tiles, store, cluster=settings.cluster, label=label, screen=screen
+                )
             facts |= {"tiles": len(tiles), "tiles_resumed": store.resumed, **timing.rates()}
+            if screen is not None:
+                facts |= screening_facts(store, tiles)
+                facts["warnings"].append(screening_text(facts))
+            clock.lap("tiles")
             rows = tiling.assemble(store, tiles, pair.grid.shape, detector.blend)
             known = (dates[0][0], dates[1][0])
             with _staging(output) as stage:
-                counts, frame = _write_maps(stage, pair, rows, settings, known)
-                facts |= _found(counts, frame, seconds=time.perf_counter() - begin)
-                _write_rest(stage, pair, frame, facts, known, (before, after))
+                counts, frame = _write_maps(stage, pair, rows, settings, known, clock)
+                facts |= _found(counts, frame) | clock.facts(pair.grid)
+                _write_rest(stage, pair, sample.pictures, frame, facts, known, (before, after))
                 facts = jsonable(facts)
                 (stage / "result.json").write_text(json_text(facts), encoding="utf-8")
                 files = _publish(stage, output)
@@ -197,16 +209,23 @@ def _fit(pair: Pair, sample: Sample, settings: Settings) -> Detector:
             fix="Leave it out, or pass --method ddpm-cd.",
         )
     labels = None
-    if settings.labels is not None:
+    if settings.rule == "calibrated" and settings.labels is not None:
         labels = open_labels(settings.labels, settings.unchanged, pair.grid)
     return fit_classical(
         settings.method,
         pair,
         sample,
         normalisation=settings.normalisation,
-        threshold=settings.threshold,
+        threshold=settings.rule,
         labels=labels,
     )
+
+
+def _screen(pair: Pair, sample: Sample, settings: Settings) -> CheapScreen | None:
+    if settings.skip_unchanged is None:
+        return None
+    cheap = fit_classical("ir-mad", pair, sample)
+    return CheapScreen(cheap, settings.skip_unchanged, settings.audit, settings.seed)
 
 
 def _warnings(pair: Pair, shift: Shift, settings: Settings, cover: float) -> list[str]:
@@ -222,18 +241,45 @@ def _warnings(pair: Pair, shift: Shift, settings: Settings, cover: float) -> lis
     return found
 
 
-def _write_maps(stage: Path, pair: Pair, rows: Rows, settings: Settings, dates: Dates) -> tuple[Counts, GeoDataFrame]:
+class _Clock:
+    """Seconds of the parts of a run, one after the other."""
+
+    def __init__(self, begin: float) -> None:
+        self._begin = begin
+        self._laps: dict[str, float] = {}
+        self.lap("open")
+
+    def lap(self, name: str) -> None:
+        self._laps[name] = time.perf_counter() - self._begin - sum(self._laps.values())
+
+    def facts(self, grid: MapGrid) -> dict[str, float]:
+        seconds = sum(self._laps.values())
+        found = {f"seconds_{name}": spent for name, spent in self._laps.items()} | {"seconds": seconds}
+        found["mpix_per_second"] = grid.width * grid.height / 1e6 / seconds
+        if grid.crs is not None and grid.crs.is_projected:
+            across, down = grid.pixel_size()
+            metre = grid.crs.linear_units_factor[1]
+            found["km2_per_second"] = found["mpix_per_second"] * across * down * metre**2
+        return found
+
+
+def _write_maps(
+    stage: Path, pair: Pair, rows: Rows, settings: Settings, dates: Dates, clock: _Clock
+) -> tuple[Counts, GeoDataFrame]:
     tags = {"SOFTWARE": f"fewstep {version('fewstep')}"}
     probability, mask, counts = write_plain(stage, pair.grid, rows, tags=tags)
+    clock.lap("rasters")
     frame = trace(mask, probability, pair.grid, min_area=settings.min_area, dates=dates)
     for kind in settings.vectors:
         write_vectors(frame, stage / f"changes.{kind}", kind)
+    clock.lap("polygons")
     write_cog(probability, stage / "probability.tif", overviews="AVERAGE")
     write_cog(mask, stage / "change.tif", overviews="NEAREST")
+    clock.lap("cogs")
     return counts, frame
 
 
-def _found(counts: Counts, frame: GeoDataFrame, *, seconds: float) -> dict[str, Any]:
+def _found(counts: Counts, frame: GeoDataFrame) -> dict[str, Any]:
     changed = int(frame["pixels"].sum())
     return {
         "pixels": counts.pixels,
@@ -243,15 +289,20 @@ def _found(counts: Counts, frame: GeoDataFrame, *, seconds: float) -> dict[str, 
         "changed_area_m2": float(frame["area_m2"].sum(skipna=False)) if len(frame) else 0.0,
         "polygons": len(frame),
         "probability_histogram": list(counts.histogram),
-        "seconds": seconds,
     }
 
 
 def _write_rest(
-    stage: Path, pair: Pair, frame: GeoDataFrame, facts: dict[str, Any], dates: Dates, sources: tuple[Path, Path]
+    stage: Path,
+    pair: Pair,
+    pictures: NDArray[np.float32],
+    frame: GeoDataFrame,
+    facts: dict[str, Any],
+    dates: Dates,
+    sources: tuple[Path, Path],
 ) -> None:
     write_styles(stage)
-    write_pictures(stage, pair, frame, facts)
+    write_pictures(stage, pair, pictures, frame, facts)
     if pair.grid.crs is not None:
         told: dict[str, Any] = {
             key: facts[key] for key in ("method", "threshold", "changed_area_m2", "polygons") if key in facts
@@ -261,12 +312,12 @@ def _write_rest(
         (stage / "item.json").write_text(json_text(item), encoding="utf-8")
 
 
-def _fingerprint(before: Path, after: Path, settings: Settings, pair: Pair, detector: Detector, size: int) -> str:
+def _fingerprint(settings: Settings, pair: Pair, detector: Detector, size: int) -> str:
     decided = settings.model_dump(
         mode="json", exclude={"workers", "cluster", "min_area", "vectors", "date_before", "date_after"}
     )
     optional = (settings.exclude, settings.grid, settings.labels, settings.unchanged)
-    files = [before, after, *(path for path in optional if path)]
+    files = [*pair.before.files, *pair.after.files, *(path for path in optional if path)]
     return tiling.fingerprint(
         files,
         settings=decided,
@@ -289,6 +340,23 @@ def _command(before: Path, after: Path, settings: Settings) -> str:
         else:
             words += [option, ",".join(value) if isinstance(value, list) else str(value)]
     return shlex.join(words)
+
+
+def _check_settings(settings: Settings) -> None:
+    if settings.rule == "calibrated" and settings.labels is None:
+        raise InputError(
+            "--threshold",
+            found="calibrated without labels",
+            expected="labelled pixels of this pair",
+            fix="Pass --labels CHANGED, with --unchanged UNCHANGED where labels are sparse, or another threshold.",
+        )
+    if settings.rule != "calibrated" and (settings.labels or settings.unchanged):
+        raise InputError(
+            "--labels" if settings.labels else "--unchanged",
+            found=f"labels that a threshold of {settings.rule} does not use",
+            expected="--threshold calibrated with labels, or no labels",
+            fix="Leave one of the two out; `fewstep change evaluate` scores a result against labels.",
+        )
 
 
 def _check_output(output: Path, settings: Settings, *, overwrite: bool) -> None:

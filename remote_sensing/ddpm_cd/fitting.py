@@ -79,7 +79,7 @@ def _notes(training: dict[str, object], grid: MapGrid, tile: int | None) -> list
 
 def _refuse_other_options(settings: Settings) -> None:
     given = {
-        "--threshold": settings.threshold != "otsu",
+        "--threshold": settings.threshold is not None,
         "--labels": settings.labels is not None,
         "--normalise": settings.normalisation != "invariant",
     }
