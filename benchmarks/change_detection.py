@@ -6,9 +6,10 @@
 For every side a pair of side x side uint16 pixels is generated on disk, block by block: textured ground that both dates
 share, a gain, noise, and one changed rectangle in every third block of 1,024. `detect` runs in a process of its own;
 its peak is that of the resident memory of it and all its children together, looked at ten times a second, and its CPU
-seconds tell on a busy machine what its seconds do not. F1 is against the true rectangles. With --kill a second run is killed when half of its tiles are done and started again, and with
---workers a third one computes its tiles on so many Dask workers: the rasters of both must be those of the first, byte
-for byte. The folder needs about 40 bytes for a pixel, and is empty afterwards.
+seconds tell on a busy machine what its seconds do not. F1 is against the true rectangles. With --kill a second run is
+killed when half of its tiles are done and started again, and with --workers a third one computes its tiles on so many
+Dask workers: the rasters of both must be those of the first, byte for byte. The folder needs about 40 bytes for a
+pixel, and is empty afterwards.
 """
 
 from __future__ import annotations

@@ -16,12 +16,13 @@ import rasterio
 
 from remote_sensing.rasters import CACHE_MB, Pair
 from remote_sensing.tiling import Detector, Screen, Tile, TileStore, Timing, screened
-from shared.errors import MissingExtra
+from shared.errors import InputError, MissingExtra
 from shared.progress import tracked
 
 if TYPE_CHECKING:
     from distributed import Client
 
+CONNECT_SECONDS = 15
 BATCHES = 8  # for each worker: few enough to open files seldom, many enough to keep all workers busy to the end
 
 
@@ -80,7 +81,16 @@ def _client(cluster: str) -> Iterator[Client]:
     except ImportError as error:
         raise MissingExtra("distributed", extra="cluster", purpose="to run on a cluster") from error
     if not cluster.isdecimal():
-        with Client(cluster) as client:
+        try:
+            client = Client(cluster, timeout=CONNECT_SECONDS)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                "--cluster",
+                found=f"no scheduler at {cluster} ({error})",
+                expected="a number of workers, or the address of a running Dask scheduler",
+                fix="Start one with: dask scheduler. It prints its address.",
+            ) from error
+        with client:
             yield client
         return
     with (
