@@ -15,15 +15,12 @@ report.html and result.json, which is written last. Until then it holds only `.t
 from __future__ import annotations
 
 import shlex
-import shutil
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
@@ -36,6 +33,7 @@ from remote_sensing.coregistration import Shift, estimate_shift
 from remote_sensing.dates import date_of
 from remote_sensing.grid import MapGrid, crs_name
 from remote_sensing.labels import open_labels
+from remote_sensing.outputs.folder import check_output, publish, require_space, staging, writing
 from remote_sensing.outputs.page import write_pictures
 from remote_sensing.outputs.rasters import Counts, write_cog, write_plain
 from remote_sensing.outputs.stac import stac_item
@@ -43,10 +41,9 @@ from remote_sensing.outputs.styles import write_styles
 from remote_sensing.outputs.vectors import trace, write_vectors
 from remote_sensing.rasters import CACHE_MB, Pair, Sample, footprint_overlap, open_pair
 from remote_sensing.screening import CheapScreen, screening_facts, screening_text
-from remote_sensing.settings import Settings, VectorFormat
+from remote_sensing.settings import Settings
 from remote_sensing.tiling import Detector
-from shared.errors import FewstepError, InputError
-from shared.files import refuse_existing, require_writable
+from shared.errors import InputError
 from shared.jsontext import json_text, jsonable
 
 if TYPE_CHECKING:
@@ -57,12 +54,6 @@ Dates = tuple[str | None, str | None]
 
 NOTICEABLE_SHIFT = 0.5  # pixels
 SMALL_COVER = 0.5  # part of the grid with data at both dates below which the report warns
-BYTES_A_PIXEL = 16  # on disk at most while the results are written: tiles, plain rasters, COGs
-FULL = 1 << 20  # bytes: whatever failed with less room than this failed for want of room
-FIXED_FILES = (
-    "probability.tif", "change.tif", "quicklook.png", "report.html", "result.json", "item.json",
-    "probability.qml", "change.qml", "changes.qml",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,7 +96,7 @@ def detect(
     settings = settings or Settings()
     begin = time.perf_counter()
     _check_settings(settings)
-    _check_output(output, settings, overwrite=overwrite)
+    check_output(output, settings, overwrite=overwrite)
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
         pair = _open(before, after, settings)
         dates = [date_of(path, given) for path, given in ((before, settings.date_before), (after, settings.date_after))]
@@ -122,7 +113,7 @@ def detect(
         clock.lap("fit")
         size = settings.tile or int(getattr(detector, "size", tiling.TILE))
         tiles = tiling.plan(pair.grid.shape, size=size, halo=detector.halo, blend=detector.blend)
-        _require_space(output, pair)
+        require_space(output, pair.grid)
         mark = _fingerprint(settings, pair, detector, size)
         facts: dict[str, Any] = {
             "command": _command(before, after, settings),
@@ -148,7 +139,7 @@ def detect(
             "shift_applied": moved,
             "warnings": [*_warnings(pair, shift, settings, sample.shares["both"]), *getattr(detector, "notes", ())],
         }
-        with _writing(output):
+        with writing(output):
             store = tiling.TileStore(output / ".tiles", mark)
             if settings.cluster is None:
                 timing = tiling.run(pair, detector, tiles, store, workers=settings.workers, label=label, screen=screen)
@@ -163,13 +154,13 @@ def detect(
             clock.lap("tiles")
             rows = tiling.assemble(store, tiles, pair.grid.shape, detector.blend)
             known = (dates[0][0], dates[1][0])
-            with _staging(output) as stage:
+            with staging(output) as stage:
                 counts, frame = _write_maps(stage, pair, rows, settings, known, clock)
                 facts |= _found(counts, frame) | clock.facts(pair.grid)
                 _write_rest(stage, pair, sample.pictures, frame, facts, known, (before, after))
                 facts = jsonable(facts)
                 (stage / "result.json").write_text(json_text(facts), encoding="utf-8")
-                files = _publish(stage, output)
+                files = publish(stage, output)
             store.remove()
     return Detection(facts, tuple(files))
 
@@ -357,60 +348,3 @@ def _check_settings(settings: Settings) -> None:
             expected="--threshold calibrated with labels, or no labels",
             fix="Leave one of the two out; `fewstep change evaluate` scores a result against labels.",
         )
-
-
-def _check_output(output: Path, settings: Settings, *, overwrite: bool) -> None:
-    if output.exists() and not output.is_dir():
-        raise InputError(output, found="a file", expected="a folder", fix="Choose another --output.")
-    for name in (*FIXED_FILES, *(f"changes.{kind}" for kind in settings.vectors)):
-        refuse_existing(output / name, overwrite=overwrite)
-    require_writable(output / "result.json")
-
-
-def _require_space(output: Path, pair: Pair) -> None:
-    parent = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
-    needed, free = BYTES_A_PIXEL * pair.grid.width * pair.grid.height, shutil.disk_usage(parent).free
-    if free < needed:
-        raise InputError(
-            output,
-            found=f"{free / 1e9:.1f} GB of free space",
-            expected=f"{needed / 1e9:.1f} GB for {pair.grid.width} x {pair.grid.height} pixels",
-            fix="Make room or choose another disk.",
-        )
-
-
-@contextmanager
-def _writing(output: Path) -> Iterator[None]:
-    """Turn what GDAL and the system say of a full disk or a lost permission into an error to act on."""
-    try:
-        yield
-    except FewstepError:
-        raise
-    except Exception as error:
-        if not isinstance(error, OSError) and shutil.disk_usage(output).free > FULL:
-            raise
-        raise InputError(
-            output,
-            found=f"a write that failed ({error})",
-            expected="a folder with room and permission",
-            fix="Make room and run the same command again: it resumes.",
-        ) from error
-
-
-@contextmanager
-def _staging(output: Path) -> Iterator[Path]:
-    stage = Path(tempfile.mkdtemp(prefix=".writing.", dir=output))
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _publish(stage: Path, output: Path) -> list[Path]:
-    """Move the files to where they are looked for, result.json last; nothing of an earlier run stays beside them."""
-    for name in ("result.json", *FIXED_FILES, *(f"changes.{kind}" for kind in get_args(VectorFormat))):
-        (output / name).unlink(missing_ok=True)
-    paths = []
-    for path in sorted(stage.iterdir(), key=lambda path: (path.name == "result.json", path.name)):
-        paths.append(path.replace(output / path.name))
-    return paths
