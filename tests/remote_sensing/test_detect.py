@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import geopandas
 import numpy as np
@@ -235,12 +236,12 @@ def test_results_are_replaced_only_on_request(tmp_path):
 
 def test_a_full_disk_is_told_before_and_during_the_run(tmp_path, monkeypatch):
     before, after, _ = pair_on_disk(tmp_path)
-    usage = pipeline.shutil.disk_usage
-    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: usage(path)._replace(free=1000))
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1000))
     with pytest.raises(InputError, match="free space"):
         detect(before, after, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(pipeline.shutil, "disk_usage", usage)
+    monkeypatch.setattr(shutil, "disk_usage", usage)
 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
