@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from remote_sensing.rasters import Pair, Patch, read_ahead
+from remote_sensing.rasters import Pair, Patch
 
 WINDOWS = 16  # at most so many are correlated
 LOOKED_AT = 40  # at most so many are looked at for data
-THREADS = 2
 SIZES = (64, 512)  # smallest and largest window
 VALID_SHARE = 0.9  # of a window's pixels must have data
 AGREEMENT = 0.5  # windows agree if within so many pixels of their median
@@ -73,7 +72,8 @@ def estimate_shift(pair: Pair) -> Shift:
     windows = _textured_windows(pair)
     measured = np.zeros((0, 2))
     for _ in range(PASSES):
-        found = read_ahead(partial(_measure, pair.moved((float(total[0]), float(total[1])))), windows, workers=THREADS)
+        # Not in threads: each would warp blocks of its own, eight times as long for a second date in another CRS.
+        found = map(partial(_measure, pair.moved((float(total[0]), float(total[1])))), windows)
         measured = np.array([shift for shift in found if shift is not None])
         if not len(measured):
             return Shift(0.0, 0.0, 0, 0, 0.0)
