@@ -8,7 +8,7 @@ training and validation sets, and scored on all pixels of the scene and on the c
 no network ever sees. Crops that lie in one of the scenes are used nowhere. The diffusion network is pretrained once,
 without labels, on images of which none is scored: the training crops, test_113 (which has no label), DSIFN crops, and
 one scene of 0.6 m. Every boundary is fixed beforehand, a probability of 1/2 (IR-MAD: Otsu on its own scene, without
-labels); the exported weights are those of the last step. So nothing is chosen by a scored pixel.
+labels); the exported weights are those of the last step. So nothing is chosen by a scored pixel while it runs.
 
 Rivals: the same network from random weights (same steps, labels, rate); a plain U-Net on both dates as channels
 (MONAI's BasicUNet; same steps, labels, rate); IR-MAD; TinyCD with its published weights, which were trained on the

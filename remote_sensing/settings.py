@@ -18,7 +18,7 @@ class Settings(BaseModel):
 
     Attributes:
         method: "ir-mad", "cva" (change vectors), "pca-kmeans" or "ddpm-cd" (trained).
-        weights: of "ddpm-cd", by name or path; None takes the packaged ones.
+        weights: of "ddpm-cd", by name or path.
         precision: of the convolutions of "ddpm-cd".
         device: where "ddpm-cd" computes.
         normalisation: radiometry of "cva" and "pca-kmeans": "none", "zscore" or "invariant"; IR-MAD needs none.

@@ -15,7 +15,6 @@ from remote_sensing.training.data import require_units
 from shared.devices import resolve_device
 from shared.errors import InputError
 
-WEIGHTS = "remote_sensing/light_detector"
 LARGEST_RATIO = 2.0  # of pixel sizes between which a detector is used without a warning
 
 
@@ -27,7 +26,14 @@ def detector_for(pair: Pair, sample: Sample, settings: Settings) -> PatchDetecto
             those that the weights were trained on.
     """
     _refuse_other_options(settings)
-    name = settings.weights or WEIGHTS
+    name = settings.weights
+    if name is None:
+        raise InputError(
+            "--weights",
+            found="none",
+            expected="a trained detector, by name or path; none is packaged",
+            fix="Train one with fewstep change train, or use --method ir-mad, which needs none.",
+        )
     detector, training = load_detector(name, resolve_device(settings.device))
     detector.precision = settings.precision
     diffusion = detector.config.diffusion

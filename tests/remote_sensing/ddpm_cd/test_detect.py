@@ -196,6 +196,10 @@ def test_options_that_a_trained_detector_has_not_are_refused(tmp_path, pair, wei
     assert_one_clear_line(detect(pair, tmp_path / "out", "--weights", weights, *options), *words)
 
 
+def test_without_weights_it_says_how_to_get_them(tmp_path, pair):
+    assert_one_clear_line(detect(pair, tmp_path / "out"), "--weights", "fewstep change train", "ir-mad")
+
+
 def test_a_diffusion_network_is_no_detector(tmp_path, pair, weights):
     path = tmp_path / "diffusion.safetensors"
     detector, _ = load_detector(weights)
