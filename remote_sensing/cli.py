@@ -1,4 +1,4 @@
-"""Find what changed between two satellite rasters, as maps and polygons, and score it: `fewstep change`."""
+"""Find what changed between two satellite rasters, score it, and train detectors of change: `fewstep change`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from remote_sensing.packages import require_packages
+from remote_sensing.training.cli import pretrain, train
 from shared.errors import InputError
-from shared.options import Json, Overwrite, Quiet
+from shared.options import Device, Json, Overwrite, Quiet
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -19,15 +20,22 @@ def detect(
     before: Annotated[Path, typer.Argument(help="Raster of the first date: GeoTIFF, COG, VRT, JP2, ENVI, ...")],
     after: Annotated[Path, typer.Argument(help="Raster of the second date; CRS, resolution and extent may differ.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
-    method: Annotated[str, typer.Option(help="ir-mad, cva (change vectors) or pca-kmeans.")] = "ir-mad",
+    method: Annotated[str, typer.Option(help="ir-mad, cva (change vectors), pca-kmeans; trained: ddpm-cd.")] = "ir-mad",
+    weights: Annotated[
+        str | None, typer.Option(help="Weights of ddpm-cd, by name or path; a model card lies beside them.")
+    ] = None,
     normalise: Annotated[
         str, typer.Option(help="Radiometry of cva and pca-kmeans: invariant (pixels without change), zscore, none.")
     ] = "invariant",
     threshold: Annotated[
-        str, typer.Option(help="otsu, chi2 (ir-mad), or a number on the score of the method.")
-    ] = "otsu",
+        str | None,
+        typer.Option(
+            help="otsu, chi2 (ir-mad), calibrated (needs --labels), or a number on the score of the method. Default: "
+            "calibrated with --labels, else otsu."
+        ),
+    ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Raster of known changes of this pair: calibrates the probability.")
+        Path | None, typer.Option(help="Raster of known changes of this pair: calibrates threshold and probability.")
     ] = None,
     unchanged: Annotated[
         Path | None, typer.Option(help="Raster of known unchanged pixels, when --labels are sparse.")
@@ -56,11 +64,24 @@ def detect(
     vectors: Annotated[str, typer.Option(help="Polygon formats: gpkg,fgb,geojson,parquet.")] = "gpkg",
     date_before: Annotated[str | None, typer.Option(help="ISO date; default: from the file.")] = None,
     date_after: Annotated[str | None, typer.Option(help="ISO date; default: from the file.")] = None,
-    tile: Annotated[int, typer.Option(help="Rows and columns that are held in memory at a time.")] = 1024,
+    skip_unchanged: Annotated[
+        float | None,
+        typer.Option(help="Skip tiles of whose pixels IR-MAD calls less than this share changed, such as 0.005."),
+    ] = None,
+    audit: Annotated[
+        float, typer.Option(help="Share of the skipped tiles that are run all the same, to estimate the recall lost.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the choice of those tiles.")] = 0,
+    tile: Annotated[
+        int | None,
+        typer.Option(help="Rows and columns held in memory at a time; default: 1024, or as ddpm-cd was trained."),
+    ] = None,
     workers: Annotated[int, typer.Option(help="Threads that read ahead.")] = 2,
     cluster: Annotated[
         str | None, typer.Option(help="Number of local Dask workers, or the address of a scheduler.")
     ] = None,
+    precision: Annotated[str, typer.Option(help="Of ddpm-cd: float32, bfloat16, or float16 on a GPU.")] = "float32",
+    device: Device = "cpu",
     json: Json = None,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
@@ -87,8 +108,11 @@ def detect(
         settings = Settings.model_validate(
             {
                 "method": method,
+                "weights": weights,
+                "precision": precision,
+                "device": device,
                 "normalisation": normalise,
-                "threshold": _number_or_word(threshold),
+                "threshold": None if threshold is None else _number_or_word(threshold),
                 "labels": labels,
                 "unchanged": unchanged,
                 "bands_before": bands_before or bands,
@@ -100,6 +124,9 @@ def detect(
                 "pixel_grid": pixel_grid,
                 "min_overlap": min_overlap,
                 "coregister": coregister,
+                "skip_unchanged": skip_unchanged,
+                "audit": audit,
+                "seed": seed,
                 "tile": tile,
                 "workers": workers,
                 "cluster": cluster,
@@ -155,6 +182,10 @@ def evaluate(
         for path, scene in zip(masks, scenes, strict=True):
             typer.echo(f"{path.stem}: " + ", ".join(f"{name} {scene[name]:.4f}" for name in names))
     typer.echo("\n".join(f"{name:22s} {value:.6g}" for name, value in pooled.items()))
+
+
+app.command()(pretrain)
+app.command()(train)
 
 
 def _tell(facts: dict) -> None:

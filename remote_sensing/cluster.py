@@ -12,14 +12,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from remote_sensing.rasters import Pair
-from remote_sensing.tiling import Detector, Tile, TileStore, Timing, compute
-from shared.errors import MissingExtra
+import rasterio
+
+from remote_sensing.rasters import CACHE_MB, Pair
+from remote_sensing.tiling import Detector, Screen, Tile, TileStore, Timing, screened
+from shared.errors import InputError, MissingExtra
 from shared.progress import tracked
 
 if TYPE_CHECKING:
     from distributed import Client
 
+CONNECT_SECONDS = 15
 BATCHES = 8  # for each worker: few enough to open files seldom, many enough to keep all workers busy to the end
 
 
@@ -31,6 +34,7 @@ def run_on_cluster(
     *,
     cluster: str,
     label: str | None = None,
+    screen: Screen | None = None,
 ) -> Timing:
     """Compute the tiles that the store lacks.
 
@@ -41,6 +45,7 @@ def run_on_cluster(
         store: where the cores go.
         cluster: number of local worker processes, or the address of a scheduler.
         label: of the progress bar; None is silent.
+        screen: decides which tiles need no detector.
 
     Returns:
         Seconds summed over the workers.
@@ -58,7 +63,7 @@ def run_on_cluster(
         size = max(1, -(-len(waiting) // count))
         batches = [waiting[start : start + size] for start in range(0, len(waiting), size)]
         # A copy without open files, since GDAL handles cannot be sent.
-        futures = [client.submit(_work, replace(pair), detector, batch, store, pure=False) for batch in batches]
+        futures = [client.submit(_work, replace(pair), detector, batch, store, screen, pure=False) for batch in batches]
         finished = as_completed(futures)
         for _ in tracked(batches, label):
             part = next(finished).result()
@@ -76,7 +81,16 @@ def _client(cluster: str) -> Iterator[Client]:
     except ImportError as error:
         raise MissingExtra("distributed", extra="cluster", purpose="to run on a cluster") from error
     if not cluster.isdecimal():
-        with Client(cluster) as client:
+        try:
+            client = Client(cluster, timeout=CONNECT_SECONDS)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                "--cluster",
+                found=f"no scheduler at {cluster} ({error})",
+                expected="a number of workers, or the address of a running Dask scheduler",
+                fix="Start one with: dask scheduler. It prints its address.",
+            ) from error
+        with client:
             yield client
         return
     with (
@@ -86,16 +100,22 @@ def _client(cluster: str) -> Iterator[Client]:
         yield client
 
 
-def _work(pair: Pair, detector: Detector, batch: Sequence[Tile], store: TileStore) -> Timing:
+def _work(pair: Pair, detector: Detector, batch: Sequence[Tile], store: TileStore, screen: Screen | None) -> Timing:
     """Compute a batch of tiles in a worker."""
+    # GDAL's own choice is a share of the machine's memory, for each worker.
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+        return _compute(pair, detector, batch, store, screen)
+
+
+def _compute(pair: Pair, detector: Detector, batch: Sequence[Tile], store: TileStore, screen: Screen | None) -> Timing:
     timing = Timing()
     for tile in batch:
         begin = time.perf_counter()
         patch = pair.read(tile.window)
         read = time.perf_counter()
-        core = compute(detector, tile, patch)
+        core, outcome = screened(detector, tile, patch, screen)
         done = time.perf_counter()
-        store.save(tile.index, core)
+        store.save(tile.index, core, outcome)
         timing.pixels += core.size
         timing.read += read - begin
         timing.model += done - read

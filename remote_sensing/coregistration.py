@@ -13,6 +13,7 @@ the bias towards zero of windows whose content moved out of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from rasterio.windows import Window
 from remote_sensing.rasters import Pair, Patch
 
 WINDOWS = 16  # at most so many are correlated
+LOOKED_AT = 40  # at most so many are looked at for data
 SIZES = (64, 512)  # smallest and largest window
 VALID_SHARE = 0.9  # of a window's pixels must have data
 AGREEMENT = 0.5  # windows agree if within so many pixels of their median
@@ -70,8 +72,9 @@ def estimate_shift(pair: Pair) -> Shift:
     windows = _textured_windows(pair)
     measured = np.zeros((0, 2))
     for _ in range(PASSES):
-        patches = pair.moved((float(total[0]), float(total[1]))).patches(windows)
-        measured = np.array([_correlate(patch) for patch in patches if patch.valid.mean() >= VALID_SHARE / 2])
+        # Not in threads: each would warp blocks of its own, eight times as long for a second date in another CRS.
+        found = map(partial(_measure, pair.moved((float(total[0]), float(total[1])))), windows)
+        measured = np.array([shift for shift in found if shift is not None])
         if not len(measured):
             return Shift(0.0, 0.0, 0, 0, 0.0)
         median = np.median(measured, axis=0)
@@ -90,11 +93,9 @@ def _textured_windows(pair: Pair) -> list[Window]:
         Window(col, row, min(size, pair.grid.width), min(size, pair.grid.height)) for row in rows for col in cols
     ]
     # A thinned look at each candidate is as expensive as reading it, so only a regular choice is looked at.
-    keep = np.unique(np.linspace(0, len(candidates) - 1, min(len(candidates), 4 * WINDOWS)).round().astype(int))
-    shares = []
-    for index, patch in zip(keep, pair.patches([candidates[index] for index in keep]), strict=True):
-        shares.append((float(patch.valid.mean()), int(index)))
-    good = [index for share, index in shares if share >= VALID_SHARE]
+    keep = np.unique(np.linspace(0, len(candidates) - 1, min(len(candidates), LOOKED_AT)).round().astype(int))
+    shares = (float(patch.valid.mean()) for patch in pair.patches([candidates[index] for index in keep]))
+    good = [int(index) for index, share in zip(keep, shares, strict=True) if share >= VALID_SHARE]
     if not good:
         return []
     chosen = np.unique(np.linspace(0, len(good) - 1, min(len(good), WINDOWS)).round().astype(int))
@@ -108,6 +109,11 @@ def _starts(length: int, size: int) -> list[int]:
     return np.linspace(0, length - size, count).round().astype(int).tolist()
 
 
+def _measure(pair: Pair, window: Window) -> NDArray[np.float64] | None:
+    patch = pair.read(window)
+    return _correlate(patch) if patch.valid.mean() >= VALID_SHARE / 2 else None
+
+
 def _correlate(patch: Patch) -> NDArray[np.float64]:
     from skimage.registration import phase_cross_correlation
 
@@ -119,9 +125,11 @@ def _correlate(patch: Patch) -> NDArray[np.float64]:
 
 def _panchromatic(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the mean of the bands, each with mean 0 and variance 1 over the valid pixels, and 0 elsewhere."""
-    pixels = values[:, valid].astype(np.float64)
-    pixels -= pixels.mean(1, keepdims=True)
-    pixels /= np.maximum(pixels.std(1, keepdims=True), 1e-12)
-    image = np.zeros(valid.shape)
-    image[valid] = pixels.mean(0)
-    return image
+    image = np.zeros(int(valid.sum()))
+    for band in values:
+        pixels = band[valid].astype(np.float64)
+        pixels -= pixels.mean()
+        image += pixels / max(np.sqrt(pixels @ pixels / max(pixels.size, 1)), 1e-12) / len(values)
+    whole = np.zeros(valid.shape)
+    whole[valid] = image
+    return whole

@@ -6,6 +6,7 @@ import re
 from datetime import date
 from pathlib import Path
 
+from remote_sensing.products import open_product
 from remote_sensing.sources import open_raster
 from shared.errors import InputError
 
@@ -16,7 +17,7 @@ PATTERN = re.compile(r"(?<!\d)((?:19[6-9]|20\d)\d)[-_:]?(0[1-9]|1[0-2])[-_:]?(0[
 
 
 def date_of(path: Path, given: str | None) -> tuple[str | None, str]:
-    """Return the ISO date of a raster and where it comes from: the option, a tag or the file's name.
+    """Return the ISO date of a raster and where it comes from: the option, a STAC item, a tag or the file's name.
 
     Raises:
         InputError: the given date is none.
@@ -28,6 +29,9 @@ def date_of(path: Path, given: str | None) -> tuple[str | None, str]:
             raise InputError(
                 given, found="no date", expected="a date such as 2000-03-17", fix="Write it so."
             ) from error
+    product = open_product(path)
+    if product is not None:
+        return product.date, product.origin if product.date else "unknown"
     with open_raster(path) as dataset:
         tags = dataset.tags()
         tags |= dataset.tags(ns="IMAGERY")

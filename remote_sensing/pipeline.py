@@ -15,15 +15,12 @@ report.html and result.json, which is written last. Until then it holds only `.t
 from __future__ import annotations
 
 import shlex
-import shutil
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
@@ -34,18 +31,19 @@ from remote_sensing.classical import fit_classical
 from remote_sensing.cluster import run_on_cluster
 from remote_sensing.coregistration import Shift, estimate_shift
 from remote_sensing.dates import date_of
-from remote_sensing.grid import crs_name
+from remote_sensing.grid import MapGrid, crs_name
 from remote_sensing.labels import open_labels
+from remote_sensing.outputs.folder import check_output, publish, require_space, staging, writing
 from remote_sensing.outputs.page import write_pictures
 from remote_sensing.outputs.rasters import Counts, write_cog, write_plain
 from remote_sensing.outputs.stac import stac_item
 from remote_sensing.outputs.styles import write_styles
 from remote_sensing.outputs.vectors import trace, write_vectors
-from remote_sensing.rasters import Pair, Sample, footprint_overlap, open_pair
-from remote_sensing.settings import Settings, VectorFormat
+from remote_sensing.rasters import CACHE_MB, Pair, Sample, footprint_overlap, open_pair
+from remote_sensing.screening import CheapScreen, screening_facts, screening_text
+from remote_sensing.settings import Settings
 from remote_sensing.tiling import Detector
-from shared.errors import FewstepError, InputError
-from shared.files import refuse_existing, require_writable
+from shared.errors import InputError
 from shared.jsontext import json_text, jsonable
 
 if TYPE_CHECKING:
@@ -54,15 +52,8 @@ if TYPE_CHECKING:
 Rows = Iterable[tuple[int, NDArray[np.float32]]]
 Dates = tuple[str | None, str | None]
 
-CACHE_MB = 128  # of GDAL blocks; its default is a share of the machine's memory
 NOTICEABLE_SHIFT = 0.5  # pixels
 SMALL_COVER = 0.5  # part of the grid with data at both dates below which the report warns
-BYTES_A_PIXEL = 16  # on disk at most while the results are written: tiles, plain rasters, COGs
-FULL = 1 << 20  # bytes: whatever failed with less room than this failed for want of room
-FIXED_FILES = (
-    "probability.tif", "change.tif", "quicklook.png", "report.html", "result.json", "item.json",
-    "probability.qml", "change.qml", "changes.qml",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,19 +95,26 @@ def detect(
     """
     settings = settings or Settings()
     begin = time.perf_counter()
-    _check_output(output, settings, overwrite=overwrite)
+    _check_settings(settings)
+    check_output(output, settings, overwrite=overwrite)
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
         pair = _open(before, after, settings)
         dates = [date_of(path, given) for path, given in ((before, settings.date_before), (after, settings.date_after))]
+        clock = _Clock(begin)
         shift = estimate_shift(pair)
+        clock.lap("shift")
         moved = settings.coregister and shift.confident
         if moved:
             pair = pair.moved((shift.rows, shift.cols))
         sample = pair.sample(workers=settings.workers)
+        clock.lap("sample")
         detector = detector or _fit(pair, sample, settings)
-        tiles = tiling.plan(pair.grid.shape, size=settings.tile, halo=detector.halo, blend=detector.blend)
-        _require_space(output, pair)
-        mark = _fingerprint(before, after, settings, pair, detector)
+        screen = _screen(pair, sample, settings)
+        clock.lap("fit")
+        size = settings.tile or int(getattr(detector, "size", tiling.TILE))
+        tiles = tiling.plan(pair.grid.shape, size=size, halo=detector.halo, blend=detector.blend)
+        require_space(output, pair.grid)
+        mark = _fingerprint(settings, pair, detector, size)
         facts: dict[str, Any] = {
             "command": _command(before, after, settings),
             "before": str(before),
@@ -139,24 +137,30 @@ def detect(
             "shift_cols": shift.cols,
             "shift_confident": shift.confident,
             "shift_applied": moved,
-            "warnings": _warnings(pair, shift, settings, sample.shares["both"]),
+            "warnings": [*_warnings(pair, shift, settings, sample.shares["both"]), *getattr(detector, "notes", ())],
         }
-        with _writing(output):
+        with writing(output):
             store = tiling.TileStore(output / ".tiles", mark)
             if settings.cluster is None:
-                timing = tiling.run(pair, detector, tiles, store, workers=settings.workers, label=label)
+                timing = tiling.run(pair, detector, tiles, store, workers=settings.workers, label=label, screen=screen)
             else:
-                timing = run_on_cluster(pair, detector, tiles, store, cluster=settings.cluster, label=label)
+                timing = run_on_cluster(
+                    pair, detector, tiles, store, cluster=settings.cluster, label=label, screen=screen
+                )
             facts |= {"tiles": len(tiles), "tiles_resumed": store.resumed, **timing.rates()}
+            if screen is not None:
+                facts |= screening_facts(store, tiles)
+                facts["warnings"].append(screening_text(facts))
+            clock.lap("tiles")
             rows = tiling.assemble(store, tiles, pair.grid.shape, detector.blend)
             known = (dates[0][0], dates[1][0])
-            with _staging(output) as stage:
-                counts, frame = _write_maps(stage, pair, rows, settings, known)
-                facts |= _found(counts, frame, seconds=time.perf_counter() - begin)
-                _write_rest(stage, pair, frame, facts, known, (before, after))
+            with staging(output) as stage:
+                counts, frame = _write_maps(stage, pair, rows, settings, known, clock)
+                facts |= _found(counts, frame) | clock.facts(pair.grid)
+                _write_rest(stage, pair, sample.pictures, frame, facts, known, (before, after))
                 facts = jsonable(facts)
                 (stage / "result.json").write_text(json_text(facts), encoding="utf-8")
-                files = _publish(stage, output)
+                files = publish(stage, output)
             store.remove()
     return Detection(facts, tuple(files))
 
@@ -184,17 +188,35 @@ def _open(before: Path, after: Path, settings: Settings) -> Pair:
 
 
 def _fit(pair: Pair, sample: Sample, settings: Settings) -> Detector:
+    if settings.method == "ddpm-cd":
+        from remote_sensing.ddpm_cd.fitting import detector_for
+
+        return detector_for(pair, sample, settings)
+    if settings.weights is not None:
+        raise InputError(
+            "--weights",
+            found=f"together with --method {settings.method}",
+            expected="none: that method is not trained",
+            fix="Leave it out, or pass --method ddpm-cd.",
+        )
     labels = None
-    if settings.labels is not None:
+    if settings.rule == "calibrated" and settings.labels is not None:
         labels = open_labels(settings.labels, settings.unchanged, pair.grid)
     return fit_classical(
         settings.method,
         pair,
         sample,
         normalisation=settings.normalisation,
-        threshold=settings.threshold,
+        threshold=settings.rule,
         labels=labels,
     )
+
+
+def _screen(pair: Pair, sample: Sample, settings: Settings) -> CheapScreen | None:
+    if settings.skip_unchanged is None:
+        return None
+    cheap = fit_classical("ir-mad", pair, sample)
+    return CheapScreen(cheap, settings.skip_unchanged, settings.audit, settings.seed)
 
 
 def _warnings(pair: Pair, shift: Shift, settings: Settings, cover: float) -> list[str]:
@@ -210,18 +232,45 @@ def _warnings(pair: Pair, shift: Shift, settings: Settings, cover: float) -> lis
     return found
 
 
-def _write_maps(stage: Path, pair: Pair, rows: Rows, settings: Settings, dates: Dates) -> tuple[Counts, GeoDataFrame]:
+class _Clock:
+    """Seconds of the parts of a run, one after the other."""
+
+    def __init__(self, begin: float) -> None:
+        self._begin = begin
+        self._laps: dict[str, float] = {}
+        self.lap("open")
+
+    def lap(self, name: str) -> None:
+        self._laps[name] = time.perf_counter() - self._begin - sum(self._laps.values())
+
+    def facts(self, grid: MapGrid) -> dict[str, float]:
+        seconds = sum(self._laps.values())
+        found = {f"seconds_{name}": spent for name, spent in self._laps.items()} | {"seconds": seconds}
+        found["mpix_per_second"] = grid.width * grid.height / 1e6 / seconds
+        if grid.crs is not None and grid.crs.is_projected:
+            across, down = grid.pixel_size()
+            metre = grid.crs.linear_units_factor[1]
+            found["km2_per_second"] = found["mpix_per_second"] * across * down * metre**2
+        return found
+
+
+def _write_maps(
+    stage: Path, pair: Pair, rows: Rows, settings: Settings, dates: Dates, clock: _Clock
+) -> tuple[Counts, GeoDataFrame]:
     tags = {"SOFTWARE": f"fewstep {version('fewstep')}"}
     probability, mask, counts = write_plain(stage, pair.grid, rows, tags=tags)
+    clock.lap("rasters")
     frame = trace(mask, probability, pair.grid, min_area=settings.min_area, dates=dates)
     for kind in settings.vectors:
         write_vectors(frame, stage / f"changes.{kind}", kind)
+    clock.lap("polygons")
     write_cog(probability, stage / "probability.tif", overviews="AVERAGE")
     write_cog(mask, stage / "change.tif", overviews="NEAREST")
+    clock.lap("cogs")
     return counts, frame
 
 
-def _found(counts: Counts, frame: GeoDataFrame, *, seconds: float) -> dict[str, Any]:
+def _found(counts: Counts, frame: GeoDataFrame) -> dict[str, Any]:
     changed = int(frame["pixels"].sum())
     return {
         "pixels": counts.pixels,
@@ -231,15 +280,20 @@ def _found(counts: Counts, frame: GeoDataFrame, *, seconds: float) -> dict[str, 
         "changed_area_m2": float(frame["area_m2"].sum(skipna=False)) if len(frame) else 0.0,
         "polygons": len(frame),
         "probability_histogram": list(counts.histogram),
-        "seconds": seconds,
     }
 
 
 def _write_rest(
-    stage: Path, pair: Pair, frame: GeoDataFrame, facts: dict[str, Any], dates: Dates, sources: tuple[Path, Path]
+    stage: Path,
+    pair: Pair,
+    pictures: NDArray[np.float32],
+    frame: GeoDataFrame,
+    facts: dict[str, Any],
+    dates: Dates,
+    sources: tuple[Path, Path],
 ) -> None:
     write_styles(stage)
-    write_pictures(stage, pair, frame, facts)
+    write_pictures(stage, pair, pictures, frame, facts)
     if pair.grid.crs is not None:
         told: dict[str, Any] = {
             key: facts[key] for key in ("method", "threshold", "changed_area_m2", "polygons") if key in facts
@@ -249,12 +303,12 @@ def _write_rest(
         (stage / "item.json").write_text(json_text(item), encoding="utf-8")
 
 
-def _fingerprint(before: Path, after: Path, settings: Settings, pair: Pair, detector: Detector) -> str:
+def _fingerprint(settings: Settings, pair: Pair, detector: Detector, size: int) -> str:
     decided = settings.model_dump(
         mode="json", exclude={"workers", "cluster", "min_area", "vectors", "date_before", "date_after"}
     )
     optional = (settings.exclude, settings.grid, settings.labels, settings.unchanged)
-    files = [before, after, *(path for path in optional if path)]
+    files = [*pair.before.files, *pair.after.files, *(path for path in optional if path)]
     return tiling.fingerprint(
         files,
         settings=decided,
@@ -262,6 +316,7 @@ def _fingerprint(before: Path, after: Path, settings: Settings, pair: Pair, dete
         grid=str(pair.grid),
         transform=list(pair.grid.transform[:6]),
         detector=detector.facts(),
+        size=size,
         version=version("fewstep"),
     )
 
@@ -278,58 +333,18 @@ def _command(before: Path, after: Path, settings: Settings) -> str:
     return shlex.join(words)
 
 
-def _check_output(output: Path, settings: Settings, *, overwrite: bool) -> None:
-    if output.exists() and not output.is_dir():
-        raise InputError(output, found="a file", expected="a folder", fix="Choose another --output.")
-    for name in (*FIXED_FILES, *(f"changes.{kind}" for kind in settings.vectors)):
-        refuse_existing(output / name, overwrite=overwrite)
-    require_writable(output / "result.json")
-
-
-def _require_space(output: Path, pair: Pair) -> None:
-    parent = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
-    needed, free = BYTES_A_PIXEL * pair.grid.width * pair.grid.height, shutil.disk_usage(parent).free
-    if free < needed:
+def _check_settings(settings: Settings) -> None:
+    if settings.rule == "calibrated" and settings.labels is None:
         raise InputError(
-            output,
-            found=f"{free / 1e9:.1f} GB of free space",
-            expected=f"{needed / 1e9:.1f} GB for {pair.grid.width} x {pair.grid.height} pixels",
-            fix="Make room or choose another disk.",
+            "--threshold",
+            found="calibrated without labels",
+            expected="labelled pixels of this pair",
+            fix="Pass --labels CHANGED, with --unchanged UNCHANGED where labels are sparse, or another threshold.",
         )
-
-
-@contextmanager
-def _writing(output: Path) -> Iterator[None]:
-    """Turn what GDAL and the system say of a full disk or a lost permission into an error to act on."""
-    try:
-        yield
-    except FewstepError:
-        raise
-    except Exception as error:
-        if not isinstance(error, OSError) and shutil.disk_usage(output).free > FULL:
-            raise
+    if settings.rule != "calibrated" and (settings.labels or settings.unchanged):
         raise InputError(
-            output,
-            found=f"a write that failed ({error})",
-            expected="a folder with room and permission",
-            fix="Make room and run the same command again: it resumes.",
-        ) from error
-
-
-@contextmanager
-def _staging(output: Path) -> Iterator[Path]:
-    stage = Path(tempfile.mkdtemp(prefix=".writing.", dir=output))
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _publish(stage: Path, output: Path) -> list[Path]:
-    """Move the files to where they are looked for, result.json last; nothing of an earlier run stays beside them."""
-    for name in ("result.json", *FIXED_FILES, *(f"changes.{kind}" for kind in get_args(VectorFormat))):
-        (output / name).unlink(missing_ok=True)
-    paths = []
-    for path in sorted(stage.iterdir(), key=lambda path: (path.name == "result.json", path.name)):
-        paths.append(path.replace(output / path.name))
-    return paths
+            "--labels" if settings.labels else "--unchanged",
+            found=f"labels that a threshold of {settings.rule} does not use",
+            expected="--threshold calibrated with labels, or no labels",
+            fix="Leave one of the two out; `fewstep change evaluate` scores a result against labels.",
+        )

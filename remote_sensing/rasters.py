@@ -26,9 +26,13 @@ from rasterio.windows import Window
 from remote_sensing.grid import MapGrid, crs_name
 from remote_sensing.settings import Resampling
 from remote_sensing.sources import GridReader, Source, classes_on, open_raster, read_source
+from remote_sensing.thumbnails import CellMeans, CellSums, cell_of, cell_sums
 from shared.errors import InputError
 
 Result = TypeVar("Result")
+
+CACHE_MB = 128
+"""Of GDAL's blocks in a process; its default is a share of the machine's memory."""
 
 SAMPLE_PIXELS = 2_000_000
 """Pixels from which statistics of a whole pair are taken; a smaller pair is taken whole."""
@@ -62,12 +66,14 @@ class Sample:
         after: float32 (bands, pixels).
         step: rows and columns between two pixels of the lattice.
         shares: parts of the lattice with data "before", "after" and in "both".
+        pictures: both dates small, float32 (2, bands, rows, columns), NaN where the date has no data.
     """
 
     before: NDArray[np.float32]
     after: NDArray[np.float32]
     step: int
     shares: dict[str, float]
+    pictures: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -152,16 +158,22 @@ class Pair:
         kept: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
         counts = np.zeros(3)
         total = 0
+        cell = cell_of(self.grid.shape)
+        pictures = [CellMeans(self.grid.shape, self.bands, cell) for _ in range(2)]
 
-        def lattice(window: Window) -> tuple[tuple[NDArray[np.float32], NDArray[np.bool_]], ...]:
+        def look(window: Window) -> list[tuple[NDArray[np.float32], NDArray[np.bool_], CellSums]]:
             rows = slice(-window.row_off % step, None, step)
             cols = slice(-window.col_off % step, None, step)
             # Copies, so that a strided view does not keep the whole block in memory.
-            return tuple(
-                (values[:, rows, cols].copy(), valid[rows, cols].copy()) for values, valid in self._dates(window)
-            )
+            return [
+                (values[:, rows, cols].copy(), valid[rows, cols].copy(), cell_sums(window, values, valid, cell))
+                for values, valid in self._dates(window)
+            ]
 
-        for (x, valid_before), (y, valid_after) in read_ahead(lattice, self.grid.windows(), workers=workers):
+        for dates in read_ahead(look, self.grid.windows(), workers=workers):
+            (x, valid_before, _), (y, valid_after, _) = dates
+            for picture, (_, _, sums) in zip(pictures, dates, strict=True):
+                picture.add(sums)
             valid = valid_before & valid_after
             kept.append((x[:, valid], y[:, valid]))
             counts += valid_before.sum(), valid_after.sum(), valid.sum()
@@ -169,7 +181,7 @@ class Pair:
         shares = dict(zip(("before", "after", "both"), (counts / max(total, 1)).tolist(), strict=True))
         self._require_data(shares)
         before, after = (np.concatenate(date, axis=1) for date in zip(*kept, strict=True))
-        found = Sample(before, after, step, shares)
+        found = Sample(before, after, step, shares, np.stack([picture.image() for picture in pictures]))
         self._require_contrast(found)
         return found
 

@@ -1,4 +1,4 @@
-"""One date of a pair: a raster file, the bands that are used of it, and how it is read on a grid.
+"""One date of a pair: a raster file or several, the bands that are used of them, and how they are read on a grid.
 
 Every read goes through GDAL warped virtual rasters in float32 whose nodata is NaN, so that missing source pixels never
 enter an interpolation, whatever their value. What is valid is decided by the nearest source pixel.
@@ -6,9 +6,11 @@ enter an interpolation, whatever their value. What is valid is decided by the ne
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +22,9 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOEr
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
+from remote_sensing.fill import fill_share
 from remote_sensing.grid import MapGrid
+from remote_sensing.products import Product, open_product
 from remote_sensing.settings import Resampling as ResamplingName
 from shared.errors import InputError
 
@@ -28,8 +32,6 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 WARP_TOLERANCE = 0.05  # pixels by which GDAL may interpolate a map projection; it is exact between equal CRS
-PROBE = 512  # rows and columns at most of the decimated image in which unmarked fill is looked for
-FILL_SHARE = (0.01, 0.6)  # zeros that touch the border are fill if they cover a share between these
 # GDAL's warper needs some CRS even where none is: any projected one, the same on both sides, does nothing.
 PIXEL_CRS = rasterio.crs.CRS.from_epsg(3857)
 
@@ -46,6 +48,7 @@ class Source:
         dtype: of the file.
         grid: of the file.
         notes: sentences a user must read.
+        parts: the files of a product (`products`), of which this then is the whole; its grid is the finest of theirs.
     """
 
     path: Path
@@ -55,6 +58,23 @@ class Source:
     dtype: str
     grid: MapGrid
     notes: tuple[str, ...] = ()
+    parts: tuple[Source, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What its content depends on."""
+        return (self.path, *(part.path for part in self.parts))
+
+
+def gdal_name(path: Path) -> str:
+    """Return what GDAL calls a file: `Path` takes a slash of /vsicurl/https://... and /vsizip//home/... away."""
+    name = str(path)
+    if not name.startswith("/vsi"):
+        return name
+    _, handler, rest = name.split("/", 2)
+    if any(folder.is_file() for folder in Path(f"/{rest}").parents):
+        return f"/{handler}//{rest}"
+    return re.sub(r"^(/vsi\w+/\w+:)/(?!/)", r"\1//", name)
 
 
 def open_raster(path: Path) -> DatasetReader:
@@ -63,12 +83,12 @@ def open_raster(path: Path) -> DatasetReader:
     Raises:
         InputError: the file is absent, is not a raster that GDAL reads, or holds several rasters.
     """
-    if not path.exists():
+    if not str(path).startswith("/vsi") and not path.exists():
         raise InputError(path, found="no such file", expected="a raster", fix="Check the path.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            dataset = rasterio.open(path, sharing=False)
+            dataset = rasterio.open(gdal_name(path), sharing=False)
     except RasterioError as error:
         raise InputError(
             path,
@@ -95,10 +115,10 @@ def read_source(
     nodata: float | Literal["auto", "none"] = "auto",
     georeferenced: bool = True,
 ) -> Source:
-    """Look at a raster and choose its bands and its nodata value.
+    """Look at a raster, or at the rasters of a STAC item or SAFE folder, and choose bands and nodata values.
 
     Args:
-        path: the raster.
+        path: the raster, item or folder.
         bands: numbers from 1 or names, separated by commas; None takes every band but alpha.
         nodata: a value, "auto" (the file's own; else 0 if zeros in all bands form a large border) or "none".
         georeferenced: whether a CRS and a transform are needed.
@@ -106,6 +126,40 @@ def read_source(
     Raises:
         InputError: no raster, no georeference, no such band.
     """
+    product = open_product(path)
+    if product is not None:
+        return _product_source(product, bands, nodata)
+    return _file_source(path, bands, nodata, georeferenced=georeferenced)
+
+
+def _product_source(product: Product, bands: str | None, nodata: float | Literal["auto", "none"]) -> Source:
+    parts: list[Source] = []
+    # Neighbours in the order of the choice that lie in one file are read together.
+    for (file, told), group in groupby(product.choose(bands), key=lambda band: (band.file, band.nodata)):
+        chosen = list(group)
+        numbers = None if any(band.number is None for band in chosen) else ",".join(str(band.number) for band in chosen)
+        value = told if nodata == "auto" and told is not None else nodata
+        part = _file_source(Path(file), numbers, value, georeferenced=True)
+        if len(part.bands) == len(chosen):
+            part = replace(part, names=tuple(band.names[0] for band in chosen))
+        parts.append(part)
+    finest = min(parts, key=lambda part: part.grid.pixel_size()[0])
+    values = {part.nodata for part in parts}
+    return Source(
+        product.path,
+        tuple(range(1, sum(len(part.bands) for part in parts) + 1)),
+        tuple(name for part in parts for name in part.names),
+        values.pop() if len(values) == 1 else None,
+        finest.dtype,
+        finest.grid,
+        tuple(note for part in parts for note in part.notes),
+        tuple(parts),
+    )
+
+
+def _file_source(
+    path: Path, bands: str | None, nodata: float | Literal["auto", "none"], *, georeferenced: bool
+) -> Source:
     with open_raster(path) as dataset:
         if georeferenced:
             _require_georeference(path, dataset)
@@ -120,7 +174,7 @@ def read_source(
             value = None
         else:
             value = dataset.nodata
-            share = _fill_share(dataset, chosen) if value is None and _is_unmasked(dataset) else 0.0
+            share = fill_share(dataset, chosen) if value is None and _is_unmasked(dataset) else 0.0
             if share:
                 value = 0.0
                 notes.append(
@@ -153,7 +207,6 @@ class GridReader:
     ) -> None:
         self.source = source
         self._grid = grid.moved(-shift[0], -shift[1])
-        self._exact = source.grid.aligned_with(self._grid)
         self._resampling = resampling
         self._local = threading.local()
 
@@ -161,51 +214,61 @@ class GridReader:
         """Return values float32 (bands, rows, columns), NaN where missing, and what is valid, bool (rows, columns).
 
         Raises:
-            InputError: the file is damaged there.
+            InputError: a file is damaged there.
         """
-        try:
-            nearest, smooth = self._handles()
-            values = smooth.read(list(self.source.bands), window=window)
-            valid = np.isfinite(values).all(0)
-            if smooth is not nearest:
-                valid &= np.isfinite(nearest.read(list(self.source.bands), window=window)).all(0)
-        except RasterioIOError as error:
-            raise InputError(
-                self.source.path,
-                found=f"data that cannot be read for rows {window.row_off} to {window.row_off + window.height} of the "
-                f"grid ({error.__cause__ or error})",
-                expected="a complete raster",
-                fix="Copy or download the file again.",
-            ) from error
+        if not hasattr(self._local, "parts"):
+            self._local.parts = [(part, self._handles(part)) for part in self.source.parts or (self.source,)]
+        read = [_read(source, handles, window) for source, handles in self._local.parts]
+        valid = np.logical_and.reduce([known for _, known in read])
+        values = read[0][0] if len(read) == 1 else np.concatenate([part for part, _ in read])
         values[:, ~valid] = np.nan
         return values, valid
 
-    def _handles(self) -> tuple[WarpedVRT, WarpedVRT]:
-        if not hasattr(self._local, "handles"):
-            dataset = open_raster(self.source.path)
-            nearest = self._warped(dataset, Resampling.nearest)
-            smooth = nearest if self._exact else self._warped(dataset, Resampling[self._resampling])
-            self._local.handles = nearest, smooth
-        return self._local.handles
+    def _handles(self, source: Source) -> tuple[WarpedVRT, WarpedVRT]:
+        dataset = open_raster(source.path)
+        nearest = self._warped(source, dataset, Resampling.nearest)
+        if source.grid.aligned_with(self._grid):
+            return nearest, nearest
+        return nearest, self._warped(source, dataset, Resampling[self._resampling])
 
-    def _warped(self, dataset: DatasetReader, resampling: Resampling) -> WarpedVRT:
-        source, grid = self.source.grid, self._grid
+    def _warped(self, source: Source, dataset: DatasetReader, resampling: Resampling) -> WarpedVRT:
+        grid = self._grid
         # Zero is an honest value of a single dark band, so only zeros in all bands are missing; any other nodata value
         # is missing wherever it stands.
-        unified = "YES" if self.source.nodata == 0 else "NO"
+        unified = "YES" if source.nodata == 0 else "NO"
         return WarpedVRT(
             dataset,
-            **warp_place(source, grid),
+            **warp_place(source.grid, grid),
             width=grid.width,
             height=grid.height,
             resampling=resampling,
-            src_nodata=self.source.nodata,
+            src_nodata=source.nodata,
             nodata=np.nan,
             dtype="float32",
             tolerance=WARP_TOLERANCE,
             UNIFIED_SRC_NODATA=unified,
             SRC_ALPHA_MAX=1,  # any alpha above 0 is data: 16-bit files often mark it with 255
         )
+
+
+def _read(
+    source: Source, handles: tuple[WarpedVRT, WarpedVRT], window: Window
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    nearest, smooth = handles
+    try:
+        values = smooth.read(list(source.bands), window=window)
+        valid = np.isfinite(values).all(0)
+        if smooth is not nearest:
+            valid &= np.isfinite(nearest.read(list(source.bands), window=window)).all(0)
+    except RasterioIOError as error:
+        raise InputError(
+            source.path,
+            found=f"data that cannot be read for rows {window.row_off} to {window.row_off + window.height} of the "
+            f"grid ({error.__cause__ or error})",
+            expected="a complete raster",
+            fix="Copy or download the file again.",
+        ) from error
+    return values, valid
 
 
 def classes_on(path: Path, grid: MapGrid) -> GridReader:
@@ -293,19 +356,3 @@ def _bands(path: Path, dataset: DatasetReader, wanted: str | None) -> tuple[int,
 
 def _is_unmasked(dataset: DatasetReader) -> bool:
     return all(flags == [MaskFlags.all_valid] for flags in dataset.mask_flag_enums)
-
-
-def _fill_share(dataset: DatasetReader, bands: tuple[int, ...]) -> float:
-    """Return the share of pixels that look like fill: zero in all bands and connected to the border; else 0."""
-    from scipy.ndimage import label
-
-    step = max(1.0, max(dataset.shape) / PROBE)
-    shape = (len(bands), max(1, round(dataset.height / step)), max(1, round(dataset.width / step)))
-    try:
-        zero = (dataset.read(list(bands), out_shape=shape) == 0).all(0)
-    except RasterioIOError:
-        return 0.0  # the damage is reported where the data are read
-    parts, _ = label(zero)
-    border = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
-    share = float(np.isin(parts, border[border > 0]).mean())
-    return share if FILL_SHARE[0] <= share <= FILL_SHARE[1] else 0.0

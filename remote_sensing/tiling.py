@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,10 @@ class Detector(Protocol):
         """Return what is worth telling, in JSON types."""
 
 
+Outcome = Literal["computed", "audited", "skipped", "empty"]
+"""What became of a tile: computed, skipped by a screen, run although a screen would skip it, or without data."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """A part of the grid.
@@ -72,6 +76,13 @@ class Tile:
         """Return the core of values (..., rows, columns) of the window."""
         row, col = self.core.row_off - self.window.row_off, self.core.col_off - self.window.col_off
         return values[..., row : row + self.core.height, col : col + self.core.width]
+
+
+class Screen(Protocol):
+    """What decides that a tile needs no detector; see `screening`."""
+
+    def outcome(self, tile: Tile, patch: Patch) -> Outcome:
+        """Return what is to become of a tile with data."""
 
 
 @dataclass
@@ -160,11 +171,26 @@ class TileStore:
         """Whether the tile is finished."""
         return self.path(index).exists()
 
-    def save(self, index: int, values: NDArray[np.float32]) -> None:
-        """Write a tile; it appears whole or not at all."""
+    def save(self, index: int, values: NDArray[np.float32], outcome: Outcome = "computed") -> None:
+        """Write a tile and what became of it; it appears whole or not at all."""
+        note = self._note(index)
+        if outcome == "computed":
+            note.unlink(missing_ok=True)  # of a run that was killed between the note and the tile
+        else:
+            note.write_text(outcome, encoding="utf-8")
         scratch = self.folder / f"writing_{os.getpid()}_{index}.npy"
         np.save(scratch, values)
         scratch.replace(self.path(index))
+
+    def outcome(self, index: int) -> Outcome:
+        """Return what became of a finished tile."""
+        try:
+            return cast(Outcome, self._note(index).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return "computed"
+
+    def _note(self, index: int) -> Path:
+        return self.folder / f"outcome_{index:07d}.txt"
 
     def load(self, index: int) -> NDArray[np.float32]:
         """Return a finished tile."""
@@ -176,8 +202,17 @@ class TileStore:
 
 
 def fingerprint(files: Sequence[Path], **settings: Any) -> str:
-    """Return a hash of the names, sizes and times of files, and of settings in JSON types."""
-    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    """Return a hash of the names, sizes and times of files, and of settings in JSON types.
+
+    Files inside archives or behind addresses (/vsi...) are known by their names alone.
+    """
+    stats: list[tuple[str | int, ...]] = []
+    for path in files:
+        if str(path).startswith("/vsi"):
+            stats.append((str(path),))
+        else:
+            found = path.stat()
+            stats.append((str(path.resolve()), found.st_size, found.st_mtime_ns))
     return hashlib.sha256(json_text({"files": stats, **settings}).encode()).hexdigest()
 
 
@@ -189,6 +224,7 @@ def run(
     *,
     workers: int = 2,
     label: str | None = None,
+    screen: Screen | None = None,
 ) -> Timing:
     """Compute the tiles that the store lacks; the next ones are read meanwhile by `workers` threads.
 
@@ -199,6 +235,7 @@ def run(
         store: where the cores go.
         workers: threads that read.
         label: of the progress bar; None is silent.
+        screen: decides which tiles need no detector; None gives it all that have data.
     """
     waiting = [tile for tile in tiles if not store.has(tile.index)]
     timing = Timing()
@@ -206,9 +243,9 @@ def run(
     patches = read_ahead(pair.read, [tile.window for tile in waiting], workers=workers)
     for tile, patch in zip(tracked(waiting, label), patches, strict=True):
         timing.read, mark = timing.read + time.perf_counter() - mark, time.perf_counter()
-        core = compute(detector, tile, patch)
+        core, outcome = screened(detector, tile, patch, screen)
         timing.model, mark = timing.model + time.perf_counter() - mark, time.perf_counter()
-        store.save(tile.index, core)
+        store.save(tile.index, core, outcome)
         timing.write, mark = timing.write + time.perf_counter() - mark, time.perf_counter()
         timing.pixels += core.size
     return timing
@@ -222,6 +259,18 @@ def compute(detector: Detector, tile: Tile, patch: Patch) -> NDArray[np.float32]
     return np.ascontiguousarray(tile.crop(np.where(patch.valid, found, np.float32(np.nan))), dtype=np.float32)
 
 
+def screened(
+    detector: Detector, tile: Tile, patch: Patch, screen: Screen | None
+) -> tuple[NDArray[np.float32], Outcome]:
+    """Return the core of a tile and what became of it; a skipped tile has a probability of 0 where it has data."""
+    if not tile.crop(patch.valid).any():
+        return compute(detector, tile, patch), "empty"
+    outcome = "computed" if screen is None else screen.outcome(tile, patch)
+    if outcome != "skipped":
+        return compute(detector, tile, patch), outcome
+    return np.where(tile.crop(patch.valid), np.float32(0), np.float32(np.nan)), outcome
+
+
 def assemble(
     store: TileStore, tiles: Sequence[Tile], shape: tuple[int, int], blend: int
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -230,12 +279,19 @@ def assemble(
     Memory is that of the tiles that share a row. The order of the sums is that of the plan, so the result does not
     depend on the order in which tiles were computed.
     """
-    starts = sorted({tile.core.row_off for tile in tiles})
+    rows: dict[int, list[Tile]] = {}
+    for tile in tiles:
+        rows.setdefault(tile.core.row_off, []).append(tile)
+    starts = sorted(rows)
+    if not blend:
+        for start in starts:
+            yield start, np.concatenate([store.load(tile.index) for tile in rows[start]], axis=1)
+        return
     total: NDArray[np.float32] = np.zeros((0, shape[1]), np.float32)
     weight = np.zeros((0, shape[1]), np.float32)
     top = 0
     for index, start in enumerate(starts):
-        row = [tile for tile in tiles if tile.core.row_off == start]
+        row = rows[start]
         bottom = start + row[0].core.height
         missing = bottom - top - len(total)
         if missing > 0:
@@ -246,13 +302,9 @@ def assemble(
                 slice(start - top, bottom - top),
                 slice(tile.core.col_off, tile.core.col_off + tile.core.width),
             )
-            values = store.load(tile.index)
-            if blend:
-                w = weights(tile, shape, blend)
-                total[part] += values * w
-                weight[part] += w
-            else:
-                total[part], weight[part] = values, 1.0
+            w = weights(tile, shape, blend)
+            total[part] += store.load(tile.index) * w
+            weight[part] += w
         final = (starts[index + 1] if index + 1 < len(starts) else shape[0]) - top
         if final > 0:
             yield top, total[:final] / weight[:final]

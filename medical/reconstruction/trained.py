@@ -34,9 +34,9 @@ DEFAULT_WEIGHTS = {
 }
 
 VIRTUAL_COILS = 12
-"""Principal coils that the networks see, at most. Of the 16 of the in-vivo brain of docs/mri_learned.md, 12 lose 0.02 dB
-or less, 10 up to 0.09, 8 up to 0.5 and 6, on which the networks were trained, up to 1.3. The time of the coil maps, the
-largest part, goes with the square of the number."""
+"""Principal coils that the networks see, at most. Of the 16 of the in-vivo brain of docs/mri_learned.md, 12 lose 0.02
+dB at most, 10 up to 0.09, 8 up to 0.5 and 6, on which the networks were trained, up to 1.3. The time of the coil maps,
+the largest part, goes with the square of the number."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,9 @@ def _network(stored: weights.Weights, card: ModelCard, device: torch.device | st
 
     network = network_from_data(card.network)
     try:
-        network.load_state_dict({key: value.float() for key, value in stored.tensors.items()})
+        network.load_state_dict(
+            {key: value if value.is_complex() else value.float() for key, value in stored.tensors.items()}
+        )
     except RuntimeError as error:
         raise InputError(
             stored.path,

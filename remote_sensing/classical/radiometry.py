@@ -48,9 +48,13 @@ class Radiometry:
 
     def magnitude(self, patch: Patch) -> NDArray[np.float32]:
         """Return the length of the change vector, float32 (rows, columns), NaN where not valid."""
-        found = np.full(patch.valid.shape, np.nan, np.float32)
-        found[patch.valid] = _length(self.difference(patch.before[:, patch.valid], patch.after[:, patch.valid]))
-        return found
+        found = np.full(patch.valid.size, np.nan, np.float32)
+        before, after = (date.reshape(len(date), -1) for date in (patch.before, patch.after))
+        for start in range(0, found.size, CHUNK):  # chunks stay in the processor's cache
+            part = slice(start, start + CHUNK)
+            found[part] = _length(self.difference(before[:, part], after[:, part]))
+        found[~patch.valid.ravel()] = np.nan
+        return found.reshape(patch.valid.shape)
 
     def sample_magnitude(self, sample: Sample) -> NDArray[np.float32]:
         """Return the length of the change vectors of a sample."""

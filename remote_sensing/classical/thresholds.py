@@ -63,11 +63,16 @@ def otsu(scores: NDArray[np.float32]) -> float:
     return float(threshold_otsu(hist=(counts, (edges[1:] + edges[:-1]) / 2)))
 
 
+def chi_quantile(share: float, dof: int) -> float:
+    """Return the quantile of the chi distribution: sqrt(2 P^-1(dof / 2, share)), P the incomplete gamma function."""
+    from scipy.special import gammaincinv  # scipy.stats takes two seconds to import
+
+    return float(np.sqrt(2 * gammaincinv(dof / 2, share)))
+
+
 def noise_floor(scores: NDArray[np.float32], dof: int, noise: Noise) -> float:
     """Return the score that no change exceeds once in a thousand pixels."""
-    from scipy.stats import chi
-
-    high, quarter = float(chi.ppf(QUANTILE, dof)), float(chi.ppf(QUARTER, dof))
+    high, quarter = chi_quantile(QUANTILE, dof), chi_quantile(QUARTER, dof)
     observed = float(np.quantile(scores, QUARTER)) * high / quarter
     return {"unit": max(observed, high), "unknown": observed, "offset": 0.0}[noise]
 
@@ -82,15 +87,13 @@ def decide(scores: NDArray[np.float32], rule: str | float, *, dof: int, noise: N
         noise: whether the squared score is then a chi-square ("unit"; the rule "chi2" needs it), that times a factor
             ("unknown"), or neither ("offset").
     """
-    from scipy.stats import chi
-
     if rule == "otsu":
         split, floor = otsu(scores), noise_floor(scores, dof, noise)
         threshold, facts = max(split, floor), {"otsu": split, "noise_floor": floor}
         if threshold <= 0:  # identical dates: any positive number says that nothing changed
             threshold = 1.0
     elif rule == "chi2":
-        threshold, facts = float(chi.ppf(QUANTILE, dof)), {"quantile": QUANTILE}
+        threshold, facts = chi_quantile(QUANTILE, dof), {"quantile": QUANTILE}
     else:
         threshold, facts = float(rule), {}
     name = rule if isinstance(rule, str) else "fixed"

@@ -11,7 +11,7 @@ The published training keeps the UNet as pretrained, and so does `unet_share = 0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from remote_sensing.ddpm_cd.config import DetectorConfig, Share
-from remote_sensing.ddpm_cd.crops import CHANGED, UNKNOWN, PairCrops, PairScene, check_pairs
+from remote_sensing.ddpm_cd.crops import CHANGED, UNKNOWN, PairCrops, PairScene, check_pairs, digest
 from remote_sensing.ddpm_cd.detector import ChangeDetector
 from remote_sensing.ddpm_cd.files import filled, fingerprint, save_detector
 from remote_sensing.ddpm_cd.loop import LoopSettings, Trainer, seeded
@@ -99,7 +99,9 @@ class ChangeTrainer(Trainer):
         frozen = settings.unet_share == 0
         self.detector.unet.requires_grad_(not frozen)
         identity: dict[str, Any] = {
-            "pairs": [list(pair.before.shape) for pair in pairs],
+            "pairs": [
+                [digest(part) for part in (pair.before, pair.after, pair.label) if part is not None] for pair in pairs
+            ],
             "unet": fingerprint(self.detector.unet) if frozen else "trained",
             "teacher": "none" if teacher is None else fingerprint(teacher, teacher.config.model_dump_json()),
         }
@@ -171,14 +173,22 @@ class ChangeTrainer(Trainer):
         detector = filled(ChangeDetector(self.config), tensors, "average")
         return detector.to(self.device).eval().requires_grad_(False)
 
-    def export(self) -> None:
-        """Write the averaged weights, usable by `load_detector`."""
-        facts = {
+    @property
+    def network(self) -> nn.Module:
+        """Return what is exported, with the weights of the last step."""
+        return self.detector
+
+    def facts(self) -> dict[str, Any]:
+        """Return how far the training has come, in JSON types."""
+        return {
             "steps": self.step, "batch": self.settings.batch, "crop": self.settings.crop,
             "seconds": round(self.seconds), "pairs": len(self.crops.pairs), "distilled": self.teacher is not None,
             "unet_share": self.options.unet_share,
         }  # fmt: skip
-        save_detector(self.folder / self.output, self.config, self._tensors(), facts)
+
+    def export_to(self, path: Path, described: Mapping[str, Any]) -> None:
+        """Write the averaged weights, usable by `load_detector`, with facts besides those of `facts`."""
+        save_detector(path, self.config, self._tensors(), {**described, **self.facts()})
 
     def _tensors(self) -> dict[str, Tensor]:
         if self.trained is self.detector:

@@ -182,9 +182,9 @@ class DetectorConfig(Settings):
 OFFICIAL = DetectorConfig(noise="independent")
 LIGHT = DetectorConfig(
     diffusion=DiffusionConfig(
-        unet=UNetConfig(channels=32, multipliers=(1, 2, 3, 4), blocks=1, attention=(), groups=8, dropout=0.0, fold=2)
+        unet=UNetConfig(channels=48, multipliers=(1, 2, 3), blocks=1, attention=(), groups=8, dropout=0.0, fold=4)
     ),
-    head=HeadConfig(timesteps=(50, 400), use_finest=True, hidden=32),
+    head=HeadConfig(timesteps=(100,), use_finest=True, hidden=32),
 )
 PRESETS = {"official": OFFICIAL, "light": LIGHT}
 """Detectors by name: the published one, and one that a CPU trains."""

@@ -1,6 +1,6 @@
 """What a detector costs, counted without computing: multiply-adds of a pair of tiles, and parameters.
 
-python -m remote_sensing.ddpm_cd.cost [preset] [tile size]
+python -m remote_sensing.ddpm_cd.cost [preset] [tile size] [pairs to time]
 """
 
 from __future__ import annotations
@@ -70,14 +70,17 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def seconds(config: DetectorConfig, size: int, repeat: int) -> float:
-    """Return the shortest time of `repeat` pairs of tiles on the CPU, after one that is not timed."""
+    """Return the least processor time of `repeat` pairs of tiles, after one that is not timed.
+
+    Processor time, summed over threads, is that of a quiet machine even where others compute beside.
+    """
     detector = ChangeDetector(config).eval()
     before, after = torch.rand(2, 1, config.diffusion.unet.bands, size, size)
     times = []
     for _ in range(repeat + 1):
-        begun = time.perf_counter()
+        begun = time.process_time()
         detector.probability(before, after)
-        times.append(time.perf_counter() - begun)
+        times.append(time.process_time() - begun)
     return min(times[1:])
 
 

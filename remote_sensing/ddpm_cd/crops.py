@@ -6,6 +6,7 @@ Everything random comes from one generator, so a crop is a function of its state
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from shared.errors import InputError
 
 Scene = NDArray[np.generic]
 UNCHANGED, CHANGED, UNKNOWN = 0, 1, 255
+ROWS = 256  # read at a time of an array that may be larger than memory
 FAR = 2**31  # origins are drawn below this, so every crop has noise of its own
 
 
@@ -51,6 +53,15 @@ class PairBatch:
     after: Tensor
     label: Tensor
     origins: Tensor
+
+
+def digest(scene: Scene) -> str:
+    """Return a hash of the type, shape and numbers of an array, read row by row."""
+    found = hashlib.sha256(f"{scene.dtype.str} {scene.shape}".encode())
+    for band in scene if scene.ndim > 2 else scene[None]:
+        for row in range(0, len(band), ROWS):
+            found.update(np.ascontiguousarray(band[row : row + ROWS]).tobytes())
+    return found.hexdigest()
 
 
 def check_scenes(scenes: Sequence[Scene], bands: int, size: int) -> None:

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from remote_sensing.ddpm_cd.config import Settings, Share
 from shared.errors import InputError
 from shared.files import atomic_path
+from shared.progress import tracked
 from shared.training import AveragedWeights, rate_share
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -102,9 +103,22 @@ class Trainer(ABC):
     def loss(self, generator: torch.Generator) -> Tensor:
         """Return the loss of one batch drawn by the generator (on the CPU), differentiable."""
 
+    @property
     @abstractmethod
+    def network(self) -> nn.Module:
+        """Return what is exported, with the weights of the last step."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Return how far the training has come, in JSON types."""
+
+    @abstractmethod
+    def export_to(self, path: Path, described: Mapping[str, Any]) -> None:
+        """Write the averaged weights as a file that describes itself, with facts besides those of `facts`."""
+
     def export(self) -> None:
         """Write the averaged weights to `folder / output`."""
+        self.export_to(self.folder / self.output, {})
 
     def validate(self) -> dict[str, float]:
         """Return numbers that tell how good the averaged weights are; logged with each checkpoint."""
@@ -130,18 +144,19 @@ class Trainer(ABC):
         self.step += 1
         return float(loss.detach())
 
-    def run(self, progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
+    def run(self, progress: Callable[[dict[str, Any]], None] | None = None, label: str | None = None) -> Path:
         """Train to the end, with checkpoints; return the path of the exported network.
 
         Args:
             progress: called with each line of the log.
+            label: of a progress bar on standard error; None shows none.
 
         Raises:
             InputError: the loss is not finite.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         saved, losses = time.monotonic(), []
-        while self.step < self.settings.steps:
+        for _ in tracked(range(self.step, self.settings.steps), label):
             losses.append(self.train_step())
             if not math.isfinite(losses[-1]):
                 raise InputError(

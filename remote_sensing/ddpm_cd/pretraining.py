@@ -9,14 +9,15 @@ starts as torch does, from which the loss fell faster on toy scenes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from remote_sensing.ddpm_cd.config import DiffusionConfig
-from remote_sensing.ddpm_cd.crops import Scene, check_scenes, draw_crops
+from remote_sensing.ddpm_cd.crops import Scene, check_scenes, digest, draw_crops
 from remote_sensing.ddpm_cd.detector import scaled
 from remote_sensing.ddpm_cd.files import filled, save_diffusion
 from remote_sensing.ddpm_cd.loop import LoopSettings, Trainer, seeded
@@ -81,7 +82,7 @@ class PretrainingTrainer(Trainer):
             folder,
             device=device,
             shares=[(list(self.unet.parameters()), 1.0)],
-            identity={"scenes": [list(scene.shape) for scene in scenes]},
+            identity={"scenes": [digest(scene) for scene in scenes]},
         )
 
     def loss(self, generator: torch.Generator) -> Tensor:
@@ -115,13 +116,21 @@ class PretrainingTrainer(Trainer):
         unet = filled(UNet(self.config.unet), tensors, "average")
         return unet.to(self.device).eval().requires_grad_(False)
 
-    def export(self) -> None:
-        """Write the averaged weights, usable by `load_diffusion`."""
-        facts = {
+    @property
+    def network(self) -> nn.Module:
+        """Return what is exported, with the weights of the last step."""
+        return self.unet
+
+    def facts(self) -> dict[str, Any]:
+        """Return how far the training has come, in JSON types."""
+        return {
             "steps": self.step, "batch": self.settings.batch, "crop": self.settings.crop,
             "seconds": round(self.seconds), "scenes": len(self.scenes),
         }  # fmt: skip
-        save_diffusion(self.folder / self.output, self.config, self.average.average, facts)
+
+    def export_to(self, path: Path, described: Mapping[str, Any]) -> None:
+        """Write the averaged weights, usable by `load_diffusion`, with facts besides those of `facts`."""
+        save_diffusion(path, self.config, self.average.average, {**described, **self.facts()})
 
 
 def noise_errors(unet: UNet, process: NoiseLevelVP, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -28,14 +28,17 @@ class PatchDetector:
     Attributes:
         detector: on its device, with its precision.
         training: facts of its training, of `load_detector`.
-        blend: pixels by which tiles overlap.
         cache: keeps what is known of the first date, for comparison with several others.
+        notes: sentences that a user must read.
+        threads: of torch on the CPU, wherever a patch is computed: products of matrices are split by threads and
+            rounded accordingly, so workers with another number would not give the bits of one process.
     """
 
     detector: ChangeDetector
     training: dict[str, Any] = field(default_factory=dict)
-    blend: int = 64
     cache: ReferenceCache | None = None
+    notes: tuple[str, ...] = ()
+    threads: int = field(default_factory=torch.get_num_threads)
 
     halo = 0
 
@@ -44,6 +47,11 @@ class PatchDetector:
         """Return the rows and columns that a patch should have: those of the training crops."""
         return int(self.training.get("crop", 256))
 
+    @property
+    def blend(self) -> int:
+        """Return the pixels by which tiles overlap: a quarter of them."""
+        return self.size // 4
+
     def __call__(self, patch: Patch) -> NDArray[np.float32]:
         """Return the probability of change, float32 (rows, columns), NaN where not valid.
 
@@ -51,6 +59,8 @@ class PatchDetector:
         """
         if not patch.valid.any():
             return np.full(patch.valid.shape, np.nan, np.float32)
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
         device = next(self.detector.parameters()).device
         before, after = (torch.from_numpy(date)[None].to(device) for date in (patch.before, patch.after))
         origins = torch.tensor([[patch.row, patch.col]])
@@ -68,6 +78,7 @@ class PatchDetector:
             "timesteps": list(config.head.timesteps),
             "noise": config.noise,
             "precision": self.detector.precision,
+            "threads": self.threads,
             "weights_sha256": fingerprint(self.detector, config.model_dump_json()),
             "training": self.training,
         }

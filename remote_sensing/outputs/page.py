@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from remote_sensing.outputs.quicklook import panels, sheet, shown_bands
 from remote_sensing.rasters import Pair
 from shared.pictures import png_bytes
@@ -23,12 +26,22 @@ METHODS = {
 }
 
 
-def write_pictures(folder: Path, pair: Pair, frame: GeoDataFrame, facts: dict[str, Any]) -> None:
-    """Write quicklook.png and report.html into a folder that holds change.tif and probability.tif."""
-    pictures = panels(pair, folder / "change.tif", folder / "probability.tif")
+def write_pictures(
+    folder: Path, pair: Pair, dates: NDArray[np.float32], frame: GeoDataFrame, facts: dict[str, Any]
+) -> None:
+    """Write quicklook.png and report.html into a folder that holds change.tif and probability.tif.
+
+    Args:
+        folder: of the results.
+        pair: what was compared.
+        dates: both dates small, of `Sample.pictures`.
+        frame: the polygons.
+        facts: what result.json will say.
+    """
+    pictures, stretch = panels(pair, dates, folder / "change.tif", folder / "probability.tif")
     names = {
-        "before": f"before {facts['date_before'] or ''}".strip(),
-        "after": f"after {facts['date_after'] or ''}".strip(),
+        "before": f"before: {facts['date_before'] or pair.before.path.name}",
+        "after": f"after: {facts['date_after'] or pair.after.path.name}",
         "change": "change, red on the second date",
         "probability": "probability of change, 0 to 1",
     }
@@ -51,7 +64,7 @@ def write_pictures(folder: Path, pair: Pair, frame: GeoDataFrame, facts: dict[st
         "shift of the second date": _shift(facts),
         "time": f"{facts['seconds']:.1f} s",
     }
-    report.section("Map", list(_pictures(pictures, names, pair)))
+    report.section("Map", list(_pictures(pictures, names, pair, stretch)))
     report.section(
         "Probability",
         "Share of the pixels with data by probability of change. "
@@ -74,12 +87,12 @@ def area_text(area: float | None, pixels: int) -> str:
     return f"{area / 1e6:.4g} km2" if area >= 1e6 else f"{area / 1e4:.4g} ha" if area >= 1e4 else f"{area:.4g} m2"
 
 
-def _pictures(pictures: dict[str, Bitmap], names: dict[str, str], pair: Pair) -> Iterator[Picture]:
+def _pictures(pictures: dict[str, Bitmap], names: dict[str, str], pair: Pair, stretch: str) -> Iterator[Picture]:
     red, green, blue = (pair.before.names[band] for band in shown_bands(pair.before.names))
     colours = red if red == green else f"{red}, {green}, {blue} as red, green, blue"
-    stretch = f"{colours}; 2nd to 98th percentile of both dates together; gray: no data"
+    told = f"{colours}; {stretch}; gray: no data"
     for name, bitmap in pictures.items():
-        caption = names[name] if name in ("change", "probability") else f"{names[name]} ({stretch})"
+        caption = names[name] if name in ("change", "probability") else f"{names[name]} ({told})"
         yield Picture(png_bytes(bitmap), caption, alt=f"map of the pair: {names[name]}")
 
 

@@ -95,6 +95,7 @@ def write_cog(plain: Path, final: Path, *, overviews: str) -> None:
         BIGTIFF="IF_SAFER",
         OVERVIEW_RESAMPLING=overviews,
         OVERVIEWS="IGNORE_EXISTING",
+        NUM_THREADS="ALL_CPUS",  # blocks are compressed one by one: the bytes do not depend on it
     )
     plain.unlink()
 

@@ -77,7 +77,7 @@ def stac_item(
             {"rel": "derived_from", "href": source.resolve().as_uri(), "title": source.name} for source in sources
         ],
         "assets": {
-            path.stem if path.suffix != ".qml" else f"{path.stem}-style": {
+            _key(path, files): {
                 "href": f"./{path.name}",
                 "type": KINDS[path.suffix],
                 "roles": [ROLES.get(path.name, "data")],
@@ -86,3 +86,9 @@ def stac_item(
             if path.suffix in KINDS
         },
     }
+
+
+def _key(path: Path, files: list[Path]) -> str:
+    """Return the name of an asset: that of the file, with its suffix where several formats share the name."""
+    alike = [other for other in files if other.stem == path.stem and other.suffix in KINDS]
+    return path.stem if len(alike) == 1 else f"{path.stem}-{path.suffix[1:]}"

@@ -1,8 +1,9 @@
 """Changed areas as polygons with their size on the ellipsoid.
 
 GDAL traces the mask of the whole grid line by line, so no polygon is split where tiles met, and memory grows with the
-polygons, not with the raster. Areas and perimeters are geodesic (Karney 2013, through pyproj) in whatever CRS the grid
-is: a square metre of Web Mercator is none, and a degree is no length.
+polygons, not with the raster; a mask with more than a million of them is refused. Areas and perimeters are geodesic
+(Karney 2013, through pyproj) in whatever CRS the grid is: a square metre of Web Mercator is none, and a degree is no
+length.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ import numpy as np
 import rasterio
 import shapely
 from numpy.typing import NDArray
-from rasterio.features import rasterize, shapes
-from rasterio.windows import Window
+from rasterio.features import shapes
 
 from remote_sensing.grid import MapGrid
-from remote_sensing.outputs.rasters import CHANGE, NO_CHANGE
+from remote_sensing.outputs.rasters import CHANGE
+from remote_sensing.outputs.regions import erase, find_regions
 from remote_sensing.settings import VectorFormat
-from shared.errors import MissingExtra
+from shared.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 DRIVERS = {"gpkg": "GPKG", "fgb": "FlatGeobuf", "geojson": "GeoJSON"}
 LAYER = "changes"
+MOST_POLYGONS = 1_000_000  # of about 1.2 kB each, some of it twice
+CHUNK = 20_000  # polygons that are copied onto the ellipsoid at a time
 LONGEST_SIDE = 16  # pixels; longer straight sides are divided before they are projected, where they are curves
 
 
@@ -50,18 +53,37 @@ def trace(
         grid: of both.
         min_area: of a polygon that is kept, in m2; in pixels without a CRS.
         dates: ISO dates of the pair.
+
+    Raises:
+        InputError: more areas than polygons fit in memory.
     """
     from geopandas import GeoDataFrame
 
+    regions = find_regions(mask, probability, grid)
+    # Most areas of a noisy mask are too small by far: they go before they cost a polygon.
+    tiny = regions.pixels * _largest_pixel(grid) < min_area
+    if tiny.any():
+        erase(mask, regions, tiny, grid)
+        regions = find_regions(mask, probability, grid)
+    if len(regions) > MOST_POLYGONS:
+        raise InputError(
+            "--min-area",
+            found=f"{len(regions)} separate areas of change",
+            expected=f"at most {MOST_POLYGONS} polygons",
+            fix="Raise --min-area to drop specks, or the threshold: finished tiles are kept.",
+        )
     outlines = _outlines(mask)
-    pixels = np.rint(shapely.area(outlines)).astype(np.int64)
+    place = np.searchsorted(regions.first, _first_pixels(outlines, grid))
+    pixels = regions.pixels[place]
     areas, perimeters = geodesic_sizes(outlines, grid)
     sizes = pixels if areas is None else areas
     kept = sizes >= min_area
     if not kept.all():
-        _erase(mask, outlines[~kept], grid)
+        dropped = np.zeros(len(regions), bool)
+        dropped[place[~kept]] = True
+        erase(mask, regions, dropped, grid)
     order = np.flatnonzero(kept)[np.argsort(-sizes[kept], kind="stable")]
-    mean, highest = zonal(probability, outlines[order], grid)
+    mean, highest = regions.mean[place[order]], regions.highest[place[order]]
     nothing = np.full(len(order), np.nan)
     columns = {
         "id": np.arange(1, len(order) + 1, dtype=np.int64),
@@ -113,32 +135,16 @@ def geodesic_sizes(
         return None, None
     # Onto the ellipsoid of the CRS itself: no datum is changed.
     to_degrees = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-    fine = _placed(shapely.segmentize(outlines, LONGEST_SIDE), grid)
-    fine = shapely.transform(fine, lambda xy: np.stack(to_degrees.transform(*xy.T), axis=1))
-    fine = shapely.orient_polygons(fine)
-    sizes = np.array([geod.geometry_area_perimeter(polygon) for polygon in fine]).reshape(-1, 2)
-    rings = np.array([sum(geod.geometry_length(ring) for ring in polygon.interiors) for polygon in fine])
-    return np.abs(sizes[:, 0]), sizes[:, 1] + rings if len(rings) else sizes[:, 1]
-
-
-def zonal(
-    raster: Path, outlines: NDArray[np.object_], grid: MapGrid
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the mean and the largest value of a raster in each polygon of pixel coordinates."""
-    count, total, highest = np.zeros(len(outlines)), np.zeros(len(outlines)), np.full(len(outlines), -np.inf)
-    tree = shapely.STRtree(outlines)
-    with rasterio.open(raster) as dataset:
-        for window in grid.windows():
-            hit = _touching(tree, window)
-            if not hit.size:
-                continue
-            burned = _burn(outlines[hit], np.arange(1, len(hit) + 1), window)
-            values = dataset.read(1, window=window)[burned > 0].astype(np.float64)
-            zone = hit[burned[burned > 0] - 1]
-            count += np.bincount(zone, minlength=len(outlines))
-            total += np.bincount(zone, values, minlength=len(outlines))
-            np.maximum.at(highest, zone, values)
-    return total / np.maximum(count, 1), highest
+    areas, perimeters = np.zeros(len(outlines)), np.zeros(len(outlines))
+    for start in range(0, len(outlines), CHUNK):
+        part = slice(start, start + CHUNK)
+        fine = _placed(shapely.segmentize(outlines[part], LONGEST_SIDE), grid)
+        fine = shapely.transform(fine, lambda xy: np.stack(to_degrees.transform(*xy.T), axis=1))
+        fine = shapely.orient_polygons(fine)
+        sizes = np.array([geod.geometry_area_perimeter(polygon) for polygon in fine])
+        rings = np.array([sum(geod.geometry_length(ring) for ring in polygon.interiors) for polygon in fine])
+        areas[part], perimeters[part] = np.abs(sizes[:, 0]), sizes[:, 1] + rings
+    return areas, perimeters
 
 
 def _outlines(mask: Path) -> NDArray[np.object_]:
@@ -165,31 +171,21 @@ def _affine(transform: rasterio.Affine) -> Callable[[NDArray[np.float64]], NDArr
     return lambda xy: xy @ linear.T + offset
 
 
-def _touching(tree: shapely.STRtree, window: Window) -> NDArray[np.intp]:
-    box = shapely.box(
-        window.col_off + 0.5,
-        window.row_off + 0.5,
-        window.col_off + window.width - 0.5,
-        window.row_off + window.height - 0.5,
-    )
-    return np.sort(tree.query(box))
+def _first_pixels(outlines: NDArray[np.object_], grid: MapGrid) -> NDArray[np.int64]:
+    """Return row * width + column of the first pixel in reading order of polygons in pixel coordinates."""
+    if not len(outlines):
+        return np.zeros(0, np.int64)
+    corners, polygon = shapely.get_coordinates(shapely.get_exterior_ring(outlines), return_index=True)
+    number = np.rint(corners[:, 1]).astype(np.int64) * (grid.width + 1) + np.rint(corners[:, 0]).astype(np.int64)
+    starts = np.flatnonzero(np.diff(polygon, prepend=-1))
+    lowest = np.minimum.reduceat(number, starts)
+    return lowest // (grid.width + 1) * grid.width + lowest % (grid.width + 1)
 
 
-def _burn(outlines: NDArray[np.object_], values: NDArray[np.int64], window: Window) -> NDArray[np.int32]:
-    return rasterize(
-        zip(outlines, values.tolist(), strict=True),
-        out_shape=(window.height, window.width),
-        transform=rasterio.Affine.translation(window.col_off, window.row_off),
-        dtype="int32",
-    )
-
-
-def _erase(mask: Path, outlines: NDArray[np.object_], grid: MapGrid) -> None:
-    tree = shapely.STRtree(outlines)
-    with rasterio.open(mask, "r+") as dataset:
-        for window in grid.windows():
-            hit = _touching(tree, window)
-            if hit.size:
-                values = dataset.read(1, window=window)
-                values[_burn(outlines[hit], np.ones(len(hit), np.int64), window) > 0] = NO_CHANGE
-                dataset.write(values, 1, window=window)
+def _largest_pixel(grid: MapGrid) -> float:
+    """Return an upper bound of the area of a pixel: 1 without a CRS, else m2, from pixels spread over the grid."""
+    rows, cols = (np.unique(np.linspace(0, length - 1, 9).round()) for length in grid.shape)
+    boxes = np.array([shapely.box(col, row, col + 1, row + 1) for row in rows for col in cols], dtype=object)
+    areas, _ = geodesic_sizes(boxes, grid)
+    # Between the nine rows and columns a pixel can be a little larger.
+    return 1.0 if areas is None else 1.05 * float(areas.max())

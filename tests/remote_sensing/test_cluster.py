@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
+from remote_sensing import cluster
 from remote_sensing.pipeline import detect
 from remote_sensing.settings import Settings
 from shared.errors import InputError
@@ -37,3 +38,20 @@ def test_an_error_of_a_worker_arrives_whole(tmp_path, monkeypatch):
     done = fewstep("change", "detect", before, tmp_path / "c.tif", "-o", tmp_path / "out", "--cluster", 2)
     assert_one_clear_line(done, "c.tif", "cannot be read")
     assert np.array_equal(list(tmp_path.glob("out/*")), [])
+
+
+def test_the_address_of_a_scheduler_is_a_cluster_too(tmp_path, monkeypatch):
+    from distributed import LocalCluster
+
+    before, after, _ = pair_on_disk(tmp_path, shape=(150, 200))
+    detect(before, after, tmp_path / "one", Settings(tile=64))
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as running:
+        words = ("--tile", 64, "--cluster", running.scheduler_address)
+        done = fewstep("change", "detect", before, after, "-o", tmp_path / "two", *words)
+        assert done.returncode == 0, done.stderr
+        gone = running.scheduler_address
+    assert (tmp_path / "one" / "probability.tif").read_bytes() == (tmp_path / "two" / "probability.tif").read_bytes()
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 2)
+    for address in (gone, "nowhere"):
+        done = fewstep("change", "detect", before, after, "-o", tmp_path / "three", "--cluster", address)
+        assert_one_clear_line(done, "--cluster", "no scheduler at")

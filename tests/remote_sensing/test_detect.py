@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import geopandas
 import numpy as np
@@ -126,6 +127,40 @@ def test_a_second_date_of_another_extent_is_compared_on_the_first_ones_grid(tmp_
     assert result.facts["extent_overlap"] == pytest.approx(1)
 
 
+def test_another_raster_can_give_the_grid(tmp_path):
+    before, after, _ = pair_on_disk(tmp_path)
+    coarse = TRANSFORM @ rasterio.Affine.translation(10, 5) @ rasterio.Affine.scale(2)
+    other = write(tmp_path / "grid.tif", np.zeros((1, 50, 60), np.uint8), transform=coarse)
+    done = fewstep("change", "detect", before, after, "-o", tmp_path / "out", "--grid", other)
+    assert done.returncode == 0, done.stderr
+    with rasterio.open(tmp_path / "out" / "change.tif") as dataset:
+        assert dataset.transform == coarse
+        assert dataset.shape == (50, 60)
+
+
+def test_finished_tiles_serve_only_the_settings_that_made_them(tmp_path, monkeypatch):
+    before, after, _ = pair_on_disk(tmp_path, shape=(130, 130))
+    out = tmp_path / "out"
+
+    seen = []
+
+    def full(store, *rest):
+        seen.append(store.resumed)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline.tiling, "assemble", full)
+    for options in (
+        {},
+        {"workers": 1, "min_area": 300, "vectors": ("fgb",)},  # nothing that changes a tile
+        {"threshold": 5.0},
+        {"threshold": 5.0},
+    ):
+        with pytest.raises(InputError, match="No space left"):
+            detect(before, after, out, Settings(tile=64, **options))
+        assert [path.name for path in out.iterdir()] == [".tiles"]
+    assert seen == [0, 9, 0, 9]
+
+
 def test_a_sliver_of_overlap_is_refused_unless_asked_for(tmp_path):
     before, after, _ = scene()
     place = TRANSFORM @ rasterio.Affine.translation(142, 0)
@@ -201,12 +236,12 @@ def test_results_are_replaced_only_on_request(tmp_path):
 
 def test_a_full_disk_is_told_before_and_during_the_run(tmp_path, monkeypatch):
     before, after, _ = pair_on_disk(tmp_path)
-    usage = pipeline.shutil.disk_usage
-    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: usage(path)._replace(free=1000))
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1000))
     with pytest.raises(InputError, match="free space"):
         detect(before, after, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(pipeline.shutil, "disk_usage", usage)
+    monkeypatch.setattr(shutil, "disk_usage", usage)
 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")

@@ -162,8 +162,8 @@ from remote_sensing import tiling
 from remote_sensing.pipeline import detect
 from remote_sensing.settings import Settings
 save = tiling.TileStore.save
-def slow(self, index, values):
-    save(self, index, values)
+def slow(self, *arguments):
+    save(self, *arguments)
     time.sleep(0.4)
 tiling.TileStore.save = slow
 before, after, out = map(Path, sys.argv[1:])

@@ -30,6 +30,7 @@ class OperatorBackbone(ImageNetwork):
         super().__init__()
         self.operator: Any = operator
         self.pools = pools
+        self.register_state_dict_post_hook(_only_tensors)
 
     def output_layer(self) -> nn.Module:
         """Return the last layer of the projection to the output's channels."""
@@ -82,6 +83,11 @@ def uno(in_channels: int, out_channels: int, *, channels: int, modes: int, layer
             channel_mlp_skip="linear",
         )
     return OperatorBackbone(operator, pools=1)
+
+
+def _only_tensors(module: nn.Module, state: dict[str, Any], prefix: str, facts: dict[str, Any]) -> None:
+    """Take out what the package puts among the tensors: the arguments of its constructor."""
+    state.pop("_metadata", None)
 
 
 BACKBONES = {"fno": fno, "uno": uno}

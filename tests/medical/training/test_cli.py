@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from medical.reconstruction.cli import app
@@ -52,6 +54,36 @@ def test_trained_weights_load_as_a_method_and_a_second_run_exports_the_same(brai
     assert second.exit_code == 0, second.output
     one, two = load_file(output), load_file(again)
     assert all((one[name] == two[name]).all() for name in one)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(importlib.util.find_spec("neuralop") is None, reason="neuraloperator is not installed")
+@pytest.mark.parametrize("backbone", ["fno", "uno"])
+def test_operators_with_complex_weights_train_and_load_as_they_were(brains, tmp_path, backbone):
+    from safetensors.torch import load_file
+
+    from medical.reconstruction.learned.build import network_from_data
+    from medical.reconstruction.learned.calibration import calibration_box
+    from medical.reconstruction.settings import Settings
+    from medical.reconstruction.trained import load_model
+
+    operator = f"{{name: operator, backbone: {backbone}, cascades: 2, channels: 4, modes: 4, sensitivity_channels: 2}}"
+    text = "\n".join(f"network: {operator}" if line.startswith("network") else line for line in CONFIG.splitlines())
+    config, output = tmp_path / "tiny.yaml", tmp_path / "operator.safetensors"
+    config.write_text(text)
+    found = run(config, "--output", output, "--data", brains)
+    assert found.exit_code == 0, found.output
+    stored = load_file(output)
+    assert any(value.is_complex() and bool(value.imag.any()) for value in stored.values())
+    model = load_model(Settings(method="varnet", weights=str(output)))
+    network = network_from_data(model.card.network)
+    network.load_state_dict(stored)
+    generator = torch.Generator().manual_seed(0)
+    kspace = torch.randn(2, 24, 28, dtype=torch.complex64, generator=generator)
+    mask = torch.ones(24, 28, dtype=torch.bool)
+    with torch.inference_mode():
+        expected = network(kspace[None], mask[None], calibration_box(mask[None]), (2.0, 2.0)).image
+    torch.testing.assert_close(model.run(kspace, mask, (2.0, 2.0), generator).image[0], expected)
 
 
 def test_nothing_starts_that_could_not_be_written(tmp_path):

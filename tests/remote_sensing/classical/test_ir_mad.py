@@ -19,6 +19,7 @@ def sample_of(before, after):
         np.asarray(after, np.float32).reshape(len(after), -1),
         1,
         {"before": 1.0, "after": 1.0, "both": 1.0},
+        np.zeros((2, len(before), 1, 1), np.float32),
     )
 
 
