@@ -25,7 +25,7 @@ def small_policy(network=None, scale: float = 0.02, **changes) -> Policy:
 
 def test_full_sampling_is_the_one_of_diffusers_ddpm_scheduler():
     scheduling = pytest.importorskip("diffusers.schedulers.scheduling_ddpm")
-    policy = small_policy(scale=0.5)
+    policy = small_policy(MlpConfig(width=32, depth=1, embedding=16), scale=0.5)
     scheduler = scheduling.DDPMScheduler(
         num_train_timesteps=100, beta_schedule="squaredcos_cap_v2", variance_type="fixed_small", clip_sample=True
     )
