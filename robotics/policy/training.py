@@ -89,6 +89,7 @@ class PolicyTrainer:
         settings: what to train.
         episodes: demonstrations with the arrays that the policy's configuration names.
         folder: for checkpoint and log.
+        start: policy of the same network whose weights and normalisers the training begins with.
         device: where to compute.
 
     Raises:
@@ -96,7 +97,13 @@ class PolicyTrainer:
     """
 
     def __init__(
-        self, settings: PolicyTraining, episodes: Episodes, folder: Path, *, device: torch.device | str = "cpu"
+        self,
+        settings: PolicyTraining,
+        episodes: Episodes,
+        folder: Path,
+        *,
+        start: Policy | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.settings, self.folder, self.device = settings, Path(folder), torch.device(device)
         config = settings.policy
@@ -107,10 +114,16 @@ class PolicyTrainer:
                 episodes.path, found=f"{actions.shape[1]} numbers an action", expected=f"{config.action.size}",
                 fix="Correct action.size in the configuration.",
             )  # fmt: skip
-        self.normalisers = Normaliser.fit(observations, config.normalise), Normaliser.fit(actions, config.normalise)
+        if start is None:
+            fitted = Normaliser.fit(observations, config.normalise), Normaliser.fit(actions, config.normalise)
+        else:
+            fitted = start.observation, start.action
+        self.normalisers = fitted
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.network: PolicyNetwork = build_network(config)
+        if start is not None:
+            self.network.load_state_dict(start.network.state_dict())
         self.policy = Policy(config, self.network, *self.normalisers, device=self.device)
         self._observations = self.policy.observation.apply(observations.to(self.device))
         self._actions = self.policy.encode(actions.to(self.device))

@@ -10,6 +10,7 @@ from shared.errors import InputError
 from shared.sampling import Solver
 from shared.solvers.ancestral import Ancestral
 from shared.solvers.calibrated import CalibratedMultistep
+from shared.solvers.consistency import ConsistencySteps
 from shared.solvers.ddim import DDIM
 from shared.solvers.dpm_solver import DPMSolver
 from shared.solvers.evodiff import EVODiff
@@ -28,6 +29,7 @@ SOLVERS: dict[str, type] = {
     "dpm_solver": DPMSolver,
     "unipc": UniPC,
     "noise_multistep": NoiseMultistep,
+    "consistency": ConsistencySteps,
 }
 
 

@@ -1,0 +1,85 @@
+"""A student of one or two calls from a trained policy, by consistency distillation on its demonstrations.
+
+The student has the teacher's network, begins with its weights and predicts v, because that is a consistency function at
+every level (`shared.distillation.consistency`). It is an ordinary policy file afterwards: sample it cold with one call,
+or with `consistency` steps in two.
+
+Reference: Prasad et al., Consistency Policy, RSS 2024, which distils in this way; theirs starts from an EDM teacher.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robotics.policy.episodes import Episodes
+from robotics.policy.policy import Policy
+from robotics.policy.training import PolicyTrainer, PolicyTraining
+from shared.denoiser import NetworkDenoiser, clipped
+from shared.distillation.consistency import consistency_loss
+
+
+class StudentTrainer(PolicyTrainer):
+    """A distillation in progress; like `PolicyTrainer`, it goes on where the folder's checkpoint stopped.
+
+    Args:
+        teacher: the policy to distil.
+        settings: see `student_training`.
+        episodes: demonstrations; the teacher's sampling is followed from their noised actions.
+        folder: for checkpoint and log.
+        calls: of the teacher's deterministic sampling.
+        device: where to compute.
+
+    Raises:
+        InputError: data that do not fit, or a folder with another training.
+    """
+
+    def __init__(
+        self,
+        teacher: Policy,
+        settings: PolicyTraining,
+        episodes: Episodes,
+        folder: Path,
+        *,
+        calls: int = 10,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(settings, episodes, folder, start=teacher, device=device)
+        self.teacher, self.grid = teacher, teacher.grid(calls)
+
+    def loss(self, frames: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the consistency loss of the windows `frames` (N, T)."""
+        process, limit = self.policy.process, self.policy.config.clip
+        observed = self._observations[frames[:, : self.policy.config.chunk.observe]]
+        own, theirs = (
+            NetworkDenoiser(
+                one.network, process, one.config.prediction, conditioning=one.network.conditioning(observed)
+            )
+            for one in (self.policy, self.teacher)
+        )
+        teacher = theirs if limit is None else clipped(theirs, -limit, limit)
+        return consistency_loss(own, teacher, process, self._actions[frames], self.grid, generator).mean()
+
+
+def student_training(name: str, teacher: Policy, *, steps: int, seed: int = 0) -> PolicyTraining:
+    """Return the settings of a distillation of a small policy.
+
+    Args:
+        name: of the weights.
+        teacher: the policy to distil.
+        steps: of the optimiser.
+        seed: of the batches.
+    """
+    return PolicyTraining(
+        name=name,
+        policy=teacher.config.model_copy(update={"prediction": "v"}),
+        steps=steps,
+        batch=128,
+        learning_rate=1e-3,
+        warmup=200,
+        clip_gradient=1.0,
+        average=0.999,
+        seed=seed,
+    )

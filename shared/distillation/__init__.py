@@ -1,0 +1,1 @@
+"""Students that need fewer network calls than their teacher."""

@@ -1,0 +1,61 @@
+r"""Consistency distillation: one call that goes where the teacher's whole deterministic sampling would end.
+
+The student is a denoiser f with f(x, 0) = x. On the teacher's trajectory its answer must be the same everywhere, so
+neighbouring levels s > t of a grid are compared:
+
+    x_s   = alpha_s x_0 + sigma_s eps
+    x_t   = alpha_t D(x_s, s) + sigma_t (x_s - alpha_s D(x_s, s)) / sigma_s         DDIM step of the teacher D
+    loss  = sqrt(|f(x_s, s) - stopgrad f(x_t, t)|^2 + c^2) - c,   c = 0.00054 sqrt(size of x)
+
+The first rung is anchored, f(x_t, 0) = x_t, and each next one stands on the one below. A network that predicts v is
+such an f, f = alpha x - sigma v, and well conditioned at every level; one that predicts eps is not at t = 1, where
+f = (x - sigma eps) / alpha multiplies its errors by 1 / alpha.
+
+References:
+    Song et al., Consistency Models, 2023, algorithm 2 (distillation).
+    Song and Dhariwal, Improved Techniques for Training Consistency Models, 2024: no average of weights in the target,
+    and the loss above (section 3.2 and 3.3).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shared.denoiser import Denoiser
+from shared.grid import Grid
+from shared.process import NoiseProcess, along_batch, standard_normal
+
+HUBER = 0.00054
+
+
+def consistency_loss(
+    student: Denoiser,
+    teacher: Denoiser,
+    process: NoiseProcess,
+    x0: Tensor,
+    grid: Grid,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the loss of every sample, (N,), differentiable in the student's parameters.
+
+    Args:
+        student: f, with f(x, 0) = x.
+        teacher: D; it gets no gradient.
+        process: the noise process of both.
+        x0: clean batch (N, ...).
+        grid: levels of the teacher's sampling, ending at 0.
+        generator: source of levels and noise, on the CPU.
+    """
+    times = torch.tensor(grid.times, dtype=torch.float64)
+    place = torch.randint(grid.steps, (len(x0),), generator=generator)
+    s, t = times[place].to(x0.device), times[place + 1].to(x0.device)
+    noise = standard_normal(x0.shape, generator, dtype=x0.dtype, device=x0.device)
+    x = process.add_noise(x0, noise, s)
+    with torch.no_grad():
+        estimate = teacher(x, s)
+        eps = (x - along_batch(process.alpha(s), x) * estimate) / along_batch(process.sigma(s), x)
+        target = student(process.add_noise(estimate, eps, t), t)
+    wrong = (student(x, s) - target).flatten(1).square().sum(1)
+    c = HUBER * x0[0].numel() ** 0.5
+    return torch.sqrt(wrong + c**2) - c
