@@ -6,6 +6,8 @@
         tick = rolling.act(observations, executed=1, generator=generator, until=deadline(0.05))
         command(tick.chunk.executable[0, 0])
 
+With `chunking=RealTimeChunking(delay=d)` a chunk also keeps the d actions that are executed while it is drawn.
+
 One robot is one environment; a simulation may run many in one batch. `executed` counts the actions that the world
 really took between the last observation and this one, so latency needs no correction anywhere else.
 """
@@ -18,8 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robotics.policy.chunking import RealTimeChunking, soft_mask
 from robotics.policy.policy import Chunk, Policy
-from robotics.policy.warmstart import WarmStart
+from robotics.policy.warmstart import WarmStart, shifted
+from shared.denoiser import Denoiser, clipped
 from shared.errors import InputError
 from shared.grid import Grid
 from shared.realtime import Until
@@ -64,10 +68,11 @@ class RollingPolicy:
         solver: how warm samplings step; the default is deterministic `DDIM`.
         cold_solver: how cold ones step; the default is `solver`.
         cold_grid: levels of a cold start; the default is ten, evenly in time.
+        chunking: joins each chunk, warm or cold, to the last one; None draws it freely.
         environments: how many worlds act at the same time.
 
     Raises:
-        InputError: levels outside the policy's noise table.
+        InputError: levels outside the policy's noise table, or a delay as long as the chunk.
     """
 
     def __init__(
@@ -78,9 +83,16 @@ class RollingPolicy:
         solver: Solver | None = None,
         cold_solver: Solver | None = None,
         cold_grid: Grid | None = None,
+        chunking: RealTimeChunking | None = None,
         environments: int = 1,
     ) -> None:
-        self.policy, self.warm = policy, warm or WarmStart()
+        self.policy, self.warm, self.chunking = policy, warm or WarmStart(), chunking
+        first, length = policy.config.chunk.first, policy.config.chunk.horizon
+        if chunking is not None and first + chunking.delay >= length:
+            raise InputError(
+                "delay", found=f"{chunking.delay} ticks", expected=f"at most {length - first - 1}",
+                fix="Nothing of a chunk would be free: use fewer calls or a longer horizon.",
+            )  # fmt: skip
         warm_solver: Solver = solver or DDIM()
         self._cold = (cold_solver or warm_solver).plan(cold_grid or policy.grid(min(10, policy.process.steps)))
         self._levels = policy.levels(self.warm.levels)
@@ -137,12 +149,13 @@ class RollingPolicy:
                 expected="one observation and one number, 0 or more, for each environment",
                 fix="Give rows=, or make the policy with environments=.",
             )
-        run = _Run(self.policy, observations, generator, until)
         newest = self.policy.observation.apply(observations[:, -1].to(self.policy.device, torch.float32))
         warm = self._memory.known[places] & ~self._jumped(newest, places, moves)
         if self.warm.mode == "cold":
             warm = torch.zeros_like(warm)
         restarted = self._memory.known[places] & ~warm if self.warm.mode != "cold" else torch.zeros_like(warm)
+        join = None if self.chunking is None else self._join(self.chunking, places, moves, restarted, generator)
+        run = _Run(self.policy, observations, generator, until, join)
         chosen = torch.nonzero(warm).flatten()
         if len(chosen):
             limit = self.policy.config.clip
@@ -154,8 +167,28 @@ class RollingPolicy:
         chosen = torch.nonzero(~warm).flatten()
         if len(chosen):
             run.draw(self._cold, self.policy.noise(len(chosen), generator), chosen)
+        if join is not None:
+            run.found = join.keep(run.found)
         self._remember(places.to(self.policy.device), run.found, newest)
         return Tick(self.policy.chunk(run.found), run.calls, warm.cpu(), restarted.cpu(), run.complete)
+
+    def _join(
+        self,
+        chunking: RealTimeChunking,
+        places: Tensor,
+        moves: Tensor,
+        restarted: Tensor,
+        generator: torch.Generator | None,
+    ) -> _Join:
+        """Return what joins the chunks of these environments to their last ones; a restart keeps only what it must."""
+        device = self.policy.device
+        target = shifted(self._memory.chunk[places.to(device)], moves)
+        length = target.shape[1]
+        committed = self.policy.config.chunk.first + chunking.delay
+        weights = soft_mask(length, committed, moves.to(device))
+        weights = torch.where(restarted[:, None], (weights == 1).to(weights), weights)
+        weights = weights * self._memory.known[places.to(device)][:, None]
+        return _Join(chunking, target, weights, self.policy, generator)
 
     def _jumped(self, newest: Tensor, places: Tensor, moves: Tensor) -> Tensor:
         gate = self.warm.observation_gate
@@ -168,14 +201,40 @@ class RollingPolicy:
         self._memory.known[places] = True
 
 
+@dataclass(frozen=True)
+class _Join:
+    """Real-time chunking of one tick: Y (N, T, A) and W (N, T)."""
+
+    chunking: RealTimeChunking
+    target: Tensor
+    weights: Tensor
+    policy: Policy
+    generator: torch.Generator | None
+
+    def denoiser(self, plain: Denoiser, rows: Tensor) -> Denoiser:
+        """Return the denoiser of the rows, joined to their last chunks and inside the policy's limits."""
+        joined = self.chunking.guided(plain, self.policy.process, self.target[rows], self.weights[rows], self.generator)
+        limit = self.policy.config.clip
+        return joined if limit is None else clipped(joined, -limit, limit)
+
+    def keep(self, found: Tensor) -> Tensor:
+        """Return the chunks with the committed actions as they are."""
+        return torch.where(self.weights[..., None] == 1, self.target, found)
+
+
 class _Run:
     """The samplings of one tick, warm ones then cold ones, under one deadline."""
 
     def __init__(
-        self, policy: Policy, observations: Tensor, generator: torch.Generator | None, until: Until | None
+        self,
+        policy: Policy,
+        observations: Tensor,
+        generator: torch.Generator | None,
+        until: Until | None,
+        join: _Join | None,
     ) -> None:
         self.policy, self.observations = policy, observations.to(policy.device, torch.float32)
-        self.generator, self.until = generator, until
+        self.generator, self.until, self.join = generator, until, join
         self.found = torch.zeros(len(observations), *policy.shape, device=policy.device)
         self.calls = torch.zeros(len(observations), dtype=torch.int64)
         self.made, self.complete = 0, True
@@ -191,7 +250,7 @@ class _Run:
         gate: float | None = None,
     ) -> Tensor:
         """Sample these rows into `found`; return the rows that the gate refused after the first call."""
-        denoiser = self.policy.denoiser(self.observations[rows])
+        denoiser = self._denoiser(rows)
         state: State = plan.start(x)
         refused = rows[:0]
         for index in range(plan.calls):
@@ -205,12 +264,16 @@ class _Run:
                     if not len(rows):
                         return refused
                     state = state.select(torch.nonzero(keep).flatten())
-                    denoiser = self.policy.denoiser(self.observations[rows])
+                    denoiser = self._denoiser(rows)
             if self.until is not None and index + 1 < plan.calls and self.until(self.made):
                 self.found[rows], self.complete = state.x0, False
                 return refused
         self.found[rows] = state.x
         return refused
+
+    def _denoiser(self, rows: Tensor) -> Denoiser:
+        plain = self.policy.denoiser(self.observations[rows])
+        return plain if self.join is None else self.join.denoiser(plain, rows)
 
     def _near(self, estimate: Tensor, guess: Tensor, moves: Tensor) -> Tensor:
         """Return the root mean square difference over the actions that the old chunk held, (N,)."""

@@ -21,7 +21,5 @@ class ConsistencySteps:
 
     def plan(self, grid: Grid) -> LinearPlan:
         """Return one update a step."""
-        updates = [
-            Update(grid.times[k], 0.0, (grid.alpha[k + 1],), noise=grid.sigma[k + 1]) for k in range(grid.steps)
-        ]
+        updates = [Update(grid.times[k], 0.0, (grid.alpha[k + 1],), noise=grid.sigma[k + 1]) for k in range(grid.steps)]
         return LinearPlan(tuple(updates), grid.times[-1])

@@ -1,4 +1,7 @@
-"""A policy whose law is known: the chunk of tick n is N(sin(0.2 (n - 1 + i)) / 2, std^2) at entry i; it observes n."""
+"""A policy whose law is known: the chunk of tick n is N(sin(0.2 (n - 1 + i)) / 2, std^2) at entry i; it observes n.
+
+Entries i and j have the correlation rho^|i - j|, 0 unless a test asks for more; the two actions are independent.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,17 @@ def mean_of(ticks: Tensor) -> Tensor:
     return (0.5 * torch.sin(0.2 * entry)).float()[..., None].expand(-1, -1, ACTIONS)
 
 
+def covariance_of(std: float, correlation: float) -> Tensor:
+    """Return the covariance of the entries of a chunk, (16, 16) float64."""
+    entry = torch.arange(LENGTH, dtype=torch.float64)
+    return std**2 * correlation ** (entry[:, None] - entry).abs()
+
+
 class ExactNetwork(nn.Module):
-    def __init__(self, process, std: float, drift: float) -> None:
+    def __init__(self, process, covariance: Tensor, drift: float) -> None:
         super().__init__()
-        self.process, self.std, self.drift = process, std, drift
+        self.process, self.drift = process, drift
+        self.variances, self.axes = torch.linalg.eigh(covariance)
 
     @staticmethod
     def conditioning(observations: Tensor) -> dict[str, Tensor]:
@@ -29,9 +39,10 @@ class ExactNetwork(nn.Module):
 
     def forward(self, sample: Tensor, timestep: Tensor, *, ticks: Tensor) -> Tensor:
         t = (timestep.double() + 1) / self.process.steps
-        alpha, sigma = (value.float()[:, None, None] for value in (self.process.alpha(t), self.process.sigma(t)))
+        alpha, sigma = (value[:, None, None] for value in (self.process.alpha(t), self.process.sigma(t)))
         mean = mean_of(ticks) + self.drift * ticks[:, None, None]
-        return sigma * (sample - alpha * mean) / (alpha**2 * self.std**2 + sigma**2)
+        along = self.axes.T @ (sample - alpha * mean)
+        return (self.axes @ (sigma * along / (alpha**2 * self.variances[:, None] + sigma**2))).to(sample.dtype)
 
 
 def identity(size: int) -> Normaliser:
@@ -39,7 +50,7 @@ def identity(size: int) -> Normaliser:
     return Normaliser(torch.ones(size), zero, dict.fromkeys(("min", "max", "mean", "std"), zero))
 
 
-def gaussian_policy(std: float = 0.2, *, drift: float = 0.0, **action) -> Policy:
+def gaussian_policy(std: float = 0.2, *, drift: float = 0.0, correlation: float = 0.0, **action) -> Policy:
     """Return the policy; each tick its plan moves by `drift`, which no earlier plan knew."""
     config = PolicyConfig(
         observation=(ObservationField(name="tick", size=1),),
@@ -47,7 +58,8 @@ def gaussian_policy(std: float = 0.2, *, drift: float = 0.0, **action) -> Policy
         clip=None,
         network=MlpConfig(),
     )
-    return Policy(config, ExactNetwork(config.noise.process(), std, drift), identity(1), identity(ACTIONS))  # type: ignore[arg-type]
+    network = ExactNetwork(config.noise.process(), covariance_of(std, correlation), drift)
+    return Policy(config, network, identity(1), identity(ACTIONS))  # type: ignore[arg-type]
 
 
 def observing(tick: float, count: int) -> Tensor:
