@@ -5,7 +5,8 @@ r"""Training of a policy on recorded demonstrations.
 A is a window of normalised actions and O are its first T_o normalised observations; target is eps, A or v.
 
 Step n draws everything random from the seed and n, and a checkpoint holds network, average and moments. So a run that
-was killed ends with the same bits as one that was not, on the same machine with the same threads.
+was killed ends with the same bits as one that was not, on the same CPU with the same threads. A GPU is not kept
+waiting: batches are drawn there, a step is one CUDA graph, and losses are read every `READ_EVERY` steps.
 
 Reference: Chi et al., Diffusion Policy, RSS 2023, eq. 5 and appendix A.4.
 """
@@ -25,7 +26,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from robotics.policy.config import PolicyConfig, Settings, Share
+from robotics.policy.config import PolicyConfig, Settings, Share, TransformerConfig
 from robotics.policy.episodes import Episodes
 from robotics.policy.files import save_policy
 from robotics.policy.networks import PolicyNetwork, build_network
@@ -34,13 +35,14 @@ from robotics.policy.policy import Policy, join_observations
 from robotics.policy.windows import split_episodes, window_frames
 from shared.checkpoint import load_checkpoint, save_checkpoint
 from shared.errors import InputError
-from shared.predictions import Prediction, convert
 from shared.process import standard_normal
+from shared.replay import Replayed
 from shared.training import AveragedWeights, rate_share
 
 CHECKPOINT = "checkpoint.safetensors"
 VALIDATION_WINDOWS = 1024
 VALIDATION_SEED = 1_000_003  # of no training
+READ_EVERY = 50  # steps
 MAY_DIFFER = {"name", "checkpoint_minutes", "validate_every"}  # between a run and its continuation
 
 
@@ -57,7 +59,8 @@ class PolicyTraining(Settings):
         warmup: steps in which the rate rises from zero.
         weight_decay: of AdamW.
         clip_gradient: largest norm of the gradient; None does not limit it.
-        average: decay of the average of weights that is exported.
+        average: largest decay of the average of weights that is exported.
+        average_power: how the decay rises to it; see `shared.training.AveragedWeights`.
         validation: share of episodes held out.
         most_episodes: largest number of training episodes; None takes all.
         validate_every: steps between two validations.
@@ -75,6 +78,7 @@ class PolicyTraining(Settings):
     weight_decay: NonNegativeFloat = 1e-6
     clip_gradient: PositiveFloat | None = None
     average: Share = 0.9999
+    average_power: Annotated[float, Field(gt=0, le=1)] | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.02
     most_episodes: PositiveInt | None = None
     validate_every: PositiveInt = 1000
@@ -134,13 +138,24 @@ class PolicyTrainer:
         assert train is not None
         self._train, self._held = train, held
         self.episodes_used = tuple(map(len, split))
-        self.average = AveragedWeights(self.network, settings.average)
+        self.average = AveragedWeights(self.network, settings.average, power=settings.average_power)
+        on_gpu = self.device.type == "cuda"
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(),
-            lr=settings.learning_rate,
+            lr=torch.tensor(settings.learning_rate, device=self.device) if on_gpu else settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
+            fused=on_gpu or None,
+            capturable=on_gpu,
         )
+        levels = torch.arange(1, self.policy.process.steps + 1, dtype=torch.float64) / self.policy.process.steps
+        self._alpha, self._sigma = (
+            table(levels).to(self.device, torch.float32)[:, None, None]
+            for table in (self.policy.process.alpha, self.policy.process.sigma)
+        )
+        self._generator = torch.Generator(self.device)
+        self._dropout = isinstance(config.network, TransformerConfig)  # random numbers inside: not to be replayed
+        self._replayed = self._update if self._dropout else Replayed(self._update)
         self._fingerprint = _fingerprint(settings, observations, actions, episodes.ends)
         self.facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "scores": {}, "fingerprint": self._fingerprint}
         if (self.folder / CHECKPOINT).is_file():
@@ -157,42 +172,63 @@ class PolicyTrainer:
         """Return the number of steps made."""
         return int(self.facts["step"])
 
-    def loss(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the loss of the windows `frames` (N, T), with noise and levels from the generator (on the CPU)."""
-        policy, process = self.policy, self.policy.process
-        actions = self._actions[frames]
-        observed = self._observations[frames[:, : policy.config.chunk.observe]]
-        entry = torch.randint(process.steps, (len(frames),), generator=generator).to(self.device)
-        noise = standard_normal(actions.shape, generator, dtype=actions.dtype, device=self.device)
-        t = (entry + 1).double() / process.steps
-        x = process.add_noise(actions, noise, t)
-        prediction: Prediction = policy.config.prediction
-        target = convert(noise, x, t, process, source="epsilon", target=prediction) if prediction == "v" else noise
-        if prediction == "sample":
-            target = actions
-        found = self.network(x, entry.float(), **self.network.conditioning(observed))
-        return (found - target).square().mean()
+    def rate(self) -> float:
+        """Return the learning rate of the next step."""
+        settings = self.settings
+        return settings.learning_rate * rate_share(self.step, settings.steps, settings.warmup)
 
-    def train_step(self) -> float:
-        """Make one step and return its loss."""
-        settings, step = self.settings, self.step
-        for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * rate_share(step, settings.steps, settings.warmup)
-        seed = int(np.random.SeedSequence([settings.seed, step]).generate_state(1, np.uint64)[0] >> 1)
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(len(self._train), (settings.batch,), generator=generator).to(self.device)
-        self.network.train()
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)  # dropout
-            loss = self.loss(self._train[drawn], generator)
+    def loss(self, frames: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the loss of the windows `frames` (N, T), with noise and levels from the generator."""
+        return self._loss(frames, *self._draw(len(frames), generator))
+
+    def _draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return entries of the noise table (N,) and noise (N, T, A)."""
+        source = generator.device
+        entry = torch.randint(self.policy.process.steps, (count,), generator=generator, device=source)
+        noise = standard_normal((count, *self.policy.shape), generator, dtype=torch.float32, device=self.device)
+        return entry.to(self.device), noise
+
+    def _loss(self, frames: Tensor, entry: Tensor, noise: Tensor) -> Tensor:
+        config, actions = self.policy.config, self._actions[frames]
+        observed = self._observations[frames[:, : config.chunk.observe]]
+        alpha, sigma = self._alpha[entry], self._sigma[entry]
+        x = alpha * actions + sigma * noise
+        targets = {"epsilon": noise, "sample": actions, "v": alpha * noise - sigma * actions}
+        found = self.network(x, entry.float(), **self.network.conditioning(observed))
+        return (found - targets[config.prediction]).square().mean()
+
+    def _update(self, drawn: Tensor, entry: Tensor, noise: Tensor) -> Tensor:
+        """Change the network by the windows `drawn` (N,) and return their loss."""
         self.optimiser.zero_grad(set_to_none=True)
+        loss = self._loss(self._train[drawn], entry, noise)
         loss.backward()
-        if settings.clip_gradient is not None:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_gradient)
+        if self.settings.clip_gradient is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_gradient)
         self.optimiser.step()
+        return loss.detach()
+
+    def train_step(self) -> Tensor:
+        """Make one step and return its loss, a scalar on the device: reading it waits for the step."""
+        settings, rate = self.settings, self.rate()
+        for group in self.optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        seed = int(np.random.SeedSequence([settings.seed, self.step]).generate_state(1, np.uint64)[0] >> 1)
+        generator = self._generator.manual_seed(seed)
+        drawn = torch.randint(len(self._train), (settings.batch,), generator=generator, device=self.device)
+        inputs = drawn, *self._draw(settings.batch, generator)
+        self.network.train()
+        if self._dropout:
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(seed)
+                loss = self._replayed(*inputs)
+        else:
+            loss = self._replayed(*inputs)
         self.average.update(self.network)
-        self.facts["step"] = step + 1
-        return float(loss.detach())
+        self.facts["step"] += 1
+        return loss
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -214,7 +250,7 @@ class PolicyTrainer:
 
         Args:
             stop_at: step after which to stop, with a checkpoint.
-            tell: called with step and loss after each step.
+            tell: called with step and mean loss every `READ_EVERY` steps and at the end.
 
         Raises:
             InputError: the loss is not finite.
@@ -223,41 +259,55 @@ class PolicyTrainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         begin, saved = time.monotonic() - self.facts["seconds"], time.monotonic()
         losses: list[float] = []
+        unread: list[Tensor] = []
         while self.step < last:
-            losses.append(self.train_step())
-            if not math.isfinite(losses[-1]):
+            unread.append(self.train_step())
+            due = self.step % self.settings.validate_every == 0 or self.step == self.settings.steps
+            save = time.monotonic() - saved >= 60 * self.settings.checkpoint_minutes or self.step == last
+            if not (due or save or len(unread) == READ_EVERY):
+                continue
+            read = torch.stack(unread).tolist()
+            losses += read
+            unread = []
+            if not all(map(math.isfinite, read)):
                 raise InputError(
-                    "loss", found=f"{losses[-1]} at step {self.step}", expected="a finite number", fix="Lower the rate."
+                    "loss", found=f"{read[-1]} at step {self.step}", expected="a finite number", fix="Lower the rate."
                 )
             self.facts["seconds"] = time.monotonic() - begin
             if tell is not None:
-                tell(self.step, losses[-1])
-            if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
+                tell(self.step, sum(read) / len(read))
+            if due:
                 self.facts["scores"] = {"loss": sum(losses) / len(losses), **self.validate()}
                 losses = []
                 self._log({"step": self.step, "seconds": round(self.facts["seconds"]), **self.facts["scores"]})
-            if time.monotonic() - saved >= 60 * self.settings.checkpoint_minutes or self.step == last:
+            if save:
                 save_checkpoint(self.folder / CHECKPOINT, self.network, self.average, self.optimiser, self.facts)
                 saved = time.monotonic()
 
-    def export(self, path: Path, *, half: bool = False) -> dict[str, Any]:
-        """Write the averaged weights as a policy file and return the facts in its header."""
+    def describe(self) -> dict[str, Any]:
+        """Return what was trained and how: the facts in the header of the exported file."""
         settings = self.settings
-        facts = {
+        return {
             "name": settings.name,
             "steps": self.step,
             "batch": settings.batch,
             "learning_rate": settings.learning_rate,
             "average": settings.average,
+            "average_power": settings.average_power,
             "seed": settings.seed,
             "seconds": round(self.facts["seconds"]),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
             "episodes": self.episodes_used[0],
             "held_out_episodes": self.episodes_used[1],
             "windows": len(self._train),
             "parameters": sum(value.numel() for value in self.network.parameters()),
             "scores": self.facts["scores"],
         }
-        save_policy(path, settings.policy, self.average.average, *self.normalisers, facts, half=half)
+
+    def export(self, path: Path, *, half: bool = False) -> dict[str, Any]:
+        """Write the averaged weights as a policy file and return the facts in its header."""
+        facts = self.describe()
+        save_policy(path, self.settings.policy, self.average.average, *self.normalisers, facts, half=half)
         return facts
 
     def _log(self, row: dict[str, float]) -> None:

@@ -101,15 +101,16 @@ def test_training_finds_the_posterior_mean_of_two_points():
             torch.testing.assert_close(denoiser(x, sigma / 80), torch.tanh(x / sigma**2), rtol=0, atol=0.12)
 
 
-def test_average_of_weights_is_the_exponential_mean():
+@pytest.mark.parametrize("power", [None, 0.75])
+def test_average_of_weights_is_the_exponential_mean(power):
     network = torch.nn.Linear(1, 1, bias=False)
     network.weight.data.fill_(0.0)
-    averaged = AveragedWeights(network, 0.5)
+    averaged = AveragedWeights(network, 0.5, power=power)
     expected = 0.0
     for n, value in enumerate((1.0, 2.0, 4.0, 8.0)):
         network.weight.data.fill_(value)
         averaged.update(network)
-        decay = min(0.5, (1 + n) / (10 + n))
+        decay = min(0.5, (1 + n) / (10 + n) if power is None else 1 - (1 + n) ** -power)
         expected = decay * expected + (1 - decay) * value
     assert float(averaged.average["weight"]) == pytest.approx(expected)
 

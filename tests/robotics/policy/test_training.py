@@ -9,9 +9,10 @@ from robotics.policy.config import DiscreteAction, MlpConfig, TransformerConfig
 from robotics.policy.episodes import Episodes
 from robotics.policy.files import load_policy, policy_facts
 from robotics.policy.networks import build_network
-from robotics.policy.training import PolicyTrainer, PolicyTraining
+from robotics.policy.training import CHECKPOINT, PolicyTrainer, PolicyTraining
 from shared.config import load_config
 from shared.errors import InputError
+from shared.predictions import convert
 from tests.robotics.policy.test_networks import policy_config
 
 MLP = MlpConfig(width=32, depth=1, embedding=16)
@@ -90,6 +91,46 @@ def test_scaled_discrete_actions_are_trained_at_their_small_size(tmp_path):
     assert torch.equal(trainer._actions[:, 1], torch.from_numpy(gripper) / 10)
 
 
+def test_losses_are_told_as_means_of_many_steps_and_must_be_finite(tmp_path):
+    told = []
+    PolicyTrainer(settings(steps=53, validate_every=100), circles(), tmp_path / "told").run(
+        tell=lambda step, loss: told.append((step, loss))
+    )
+    assert [step for step, _ in told] == [50, 53]
+    assert told[1][1] < told[0][1]
+    with pytest.raises(InputError, match="finite"):
+        PolicyTrainer(settings(learning_rate=1e30), circles(), tmp_path / "wild").run()
+    assert not (tmp_path / "wild" / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v"])
+def test_loss_of_a_network_that_answers_nothing_is_the_mean_square_of_its_target(tmp_path, prediction):
+    chosen = settings()
+    chosen = chosen.model_copy(update={"policy": chosen.policy.model_copy(update={"prediction": prediction})})
+    trainer = PolicyTrainer(chosen, circles(), tmp_path)
+    frames, process = trainer._train[:4], trainer.policy.process
+    for value in trainer.network.parameters():
+        torch.nn.init.zeros_(value)
+    entry, noise = trainer._draw(4, torch.Generator().manual_seed(3))
+    actions, t = trainer._actions[frames], (entry + 1).double() / process.steps
+    x = process.add_noise(actions, noise, t)
+    target = convert(actions, x, t, process, source="sample", target=prediction)
+    found = float(trainer.loss(frames, torch.Generator().manual_seed(3)).detach())
+    assert found == pytest.approx(float(target.square().mean()), rel=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_on_the_gpu_is_replayed_and_resumable(tmp_path):
+    whole = PolicyTrainer(settings(), circles(), tmp_path / "whole", device="cuda")
+    whole.run()
+    assert whole._replayed.recorded
+    PolicyTrainer(settings(), circles(), tmp_path / "killed", device="cuda").run(stop_at=6)
+    resumed = PolicyTrainer(settings(), circles(), tmp_path / "killed", device="cuda")
+    resumed.run()
+    for name, value in whole.average.average.items():
+        torch.testing.assert_close(value, resumed.average.average[name])
+
+
 def test_data_that_do_not_fit_are_refused(tmp_path):
     data = circles()
     wide = Episodes({**data.arrays, "action": np.zeros((240, 3), np.float32)}, data.ends, data.path)
@@ -101,7 +142,8 @@ def test_data_that_do_not_fit_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("robotics/pusht_small", 4_000_000), ("robotics/pusht_reference", 66_000_000)]
+    ("name", "most"),
+    [("robotics/pusht_small", 4_000_000), ("robotics/pusht_unet", 4_000_000), ("robotics/pusht_reference", 66_000_000)],
 )
 def test_packaged_configurations_are_valid_and_of_their_size(name, most):
     chosen = load_config(name, PolicyTraining)
