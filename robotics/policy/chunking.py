@@ -23,7 +23,7 @@ Y, at every level; vjp puts r^2 for C_PP, which for one committed number whose c
 short of it by at most rho^2 / 4 to leading order. It then costs a backward pass a call.
 
 References:
-    Black, Galliker and Levine, Real-Time Execution of Action Chunking Flow Policies, 2025, eq. 2 to 5, algorithm 1.
+    Black, Galliker and Levine, Real-Time Execution of Action Chunking Flow Policies, 2025, arXiv 2506.07339.
     Song et al., Score-Based Generative Modeling through SDEs, 2021, appendix I.2 (replacement).
 """
 

@@ -1,4 +1,4 @@
-"""Diffusion policies for robots: train, convert, calibrate warm starts and evaluate in simulation: `fewstep policy`."""
+"""Diffusion policies for robots: train, distil, convert, calibrate and evaluate in simulation: `fewstep policy`."""
 
 from __future__ import annotations
 
@@ -66,6 +66,44 @@ def train(
     facts = trainer.export(output, half=half)
     typer.echo(str(output))
     typer.echo(str(write_card(output, settings, facts, data=data.name, overwrite=overwrite)))
+
+
+@app.command()
+def distil(
+    policy: PolicyName,
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Student to write: a .safetensors path.")],
+    steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 6000,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Distil a policy into one of one or two network calls; run again to go on after a stop."""
+    from robotics.policy.distilling import StudentTrainer, student_training
+    from robotics.policy.episodes import read_episodes
+    from robotics.policy.files import load_policy
+    from shared.devices import resolve_device
+    from shared.files import refuse_existing, require_writable
+
+    if output.suffix != ".safetensors":
+        raise InputError(output, found=f"the suffix {output.suffix!r}", expected=".safetensors", fix="Rename it.")
+    refuse_existing(output, overwrite=overwrite)
+    require_writable(output)
+    chosen = resolve_device(device)
+    teacher = load_policy(policy, chosen)
+    settings = student_training("robotics/student", teacher, steps=steps, seed=seed)
+    names = [*(field.name for field in teacher.config.observation), teacher.config.action.name]
+    trainer = StudentTrainer(
+        teacher, settings, read_episodes(data, names), work or output.with_suffix(""), device=chosen
+    )
+    with _training_bar(settings.name, steps, trainer.step, hidden=quiet) as tell:
+        trainer.run(tell=tell)
+    trainer.export(output)
+    typer.echo(str(output))
 
 
 @app.command()
@@ -164,7 +202,14 @@ def evaluate(
     ] = None,
     renoise: Annotated[float | None, typer.Option(min=0, max=1, help="Share of the first level's noise.")] = None,
     execute: Annotated[int | None, typer.Option(min=1, help="Ticks between two chunks; default: the policy's.")] = None,
+    execution: Annotated[
+        str, typer.Option(help="What becomes of the last chunk: chunk, ensemble, rtc, rtc-vjp, bid or falcon.")
+    ] = "chunk",
+    weak: Annotated[str | None, typer.Option(help="For bid: an earlier checkpoint, to be unlike.")] = None,
     latency: Annotated[int, typer.Option(min=0, help="Ticks from an observation to its first action.")] = 0,
+    disturb: Annotated[
+        float, typer.Option(min=0, help="Push the world by this much about every 50 ticks; pixels in Push-T.")
+    ] = 0.0,
     deadline_ms: Annotated[float | None, typer.Option(help="End a sampling early rather than take longer.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Longest episode, ticks; default: the task's.")] = None,
     parallel: Annotated[int, typer.Option(min=1, help="Worlds in one network call; times are of one robot at 1.")] = 1,
@@ -175,9 +220,9 @@ def evaluate(
 ) -> None:
     """Run a policy in simulation: score, success, network calls and milliseconds a tick, overruns, jerk."""
     from robotics.policy.evaluation import evaluate as run
+    from robotics.policy.execution import named_execution
     from robotics.policy.files import load_policy
     from robotics.policy.pusht import PushT
-    from robotics.policy.rolling import RollingPolicy
     from shared.devices import resolve_device
     from shared.numbers import write_numbers
 
@@ -185,9 +230,12 @@ def evaluate(
         raise InputError("--env", found=repr(env), expected=f"one of {', '.join(ENVIRONMENTS)}", fix="Correct it.")
     loaded = load_policy(policy, resolve_device(device))
     warm = _warm_start(warm_start, levels, renoise)
-    rolling = RollingPolicy(
+    acting = named_execution(
+        execution,
         loaded,
         warm=warm,
+        latency=latency,
+        weak=None if weak is None else load_policy(weak, resolve_device(device)),
         solver=_solver(solver),
         cold_solver=None if cold_solver is None else _solver(cold_solver),
         cold_grid=loaded.grid(calls, grid),
@@ -195,14 +243,15 @@ def evaluate(
     )
     begin = PushT.first_seed if first_seed is None else first_seed
     found = run(
-        rolling, PushT, range(begin, begin + episodes), execute=execute, latency=latency, deadline_ms=deadline_ms,
-        steps=steps, seed=seed, progress=None if quiet else env,
+        acting, PushT, range(begin, begin + episodes), execute=execute, latency=latency, disturb=disturb,
+        deadline_ms=deadline_ms, steps=steps, seed=seed, progress=None if quiet else env,
     )  # fmt: skip
     numbers = found.numbers()
     asked: dict[str, Any] = {
         "env": env, "policy": policy, "first_seed": begin, "solver": solver, "cold_solver": cold_solver or solver,
         "cold_calls": calls, "grid": grid, "warm_start": warm.mode, "levels": ",".join(map(str, warm.levels)),
         "renoise": warm.renoise, "execute": execute or loaded.config.chunk.execute, "latency": latency, "seed": seed,
+        "execution": execution, "disturb": disturb,
     }  # fmt: skip
     for name, value in numbers.items():
         typer.echo(f"{name:32}{value:.4g}" if isinstance(value, float) else f"{name:32}{value}")

@@ -48,9 +48,10 @@ class StudentTrainer(PolicyTrainer):
     ) -> None:
         super().__init__(settings, episodes, folder, start=teacher, device=device)
         self.teacher, self.grid = teacher, teacher.grid(calls)
+        self._replayed = self._update  # levels are looked up on the host, which a replayed graph would not repeat
 
-    def loss(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the consistency loss of the windows `frames` (N, T)."""
+    def _loss(self, frames: Tensor, entry: Tensor, noise: Tensor) -> Tensor:
+        """Return the consistency loss of the windows `frames` (N, T) at the steps where the entries (N,) fall."""
         process, limit = self.policy.process, self.policy.config.clip
         observed = self._observations[frames[:, : self.policy.config.chunk.observe]]
         own, theirs = (
@@ -60,7 +61,8 @@ class StudentTrainer(PolicyTrainer):
             for one in (self.policy, self.teacher)
         )
         teacher = theirs if limit is None else clipped(theirs, -limit, limit)
-        return consistency_loss(own, teacher, process, self._actions[frames], self.grid, generator).mean()
+        place = entry * self.grid.steps // process.steps
+        return consistency_loss(own, teacher, process, self._actions[frames], noise, self.grid, place).mean()
 
 
 def student_training(name: str, teacher: Policy, *, steps: int, seed: int = 0) -> PolicyTraining:

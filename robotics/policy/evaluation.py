@@ -1,9 +1,11 @@
 """How well and how fast a policy acts: episodes of a task in ticks, with latency, deadlines and their accounts.
 
 A tick is one action, 1 / rate seconds of the world. Every `execute` ticks the policy looks at the last observations and
-draws a chunk. With a latency of D ticks its actions count from tick t + D on; until then the world goes on with the old
-chunk (or, before the first one, stays). The policy is told how many ticks passed since it last looked, so its warm
-start is moved by what really happened.
+draws a chunk, in any of the ways of `robotics.policy.acting`. With a latency of D ticks its actions count from tick
+t + D on; until then the world goes on with the old chunk (or, before the first one, stays). The policy is told how many
+ticks passed since it last looked, so what it remembers is moved by what really happened.
+
+A disturbance pushes the world about every 50 ticks; only the seed and the world decide when and where to.
 
 Observations at the start of an episode repeat the first one. An episode's score is its largest reward, as Diffusion
 Policy counts Push-T.
@@ -20,10 +22,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from robotics.policy.rolling import RollingPolicy
+from robotics.policy.acting import Acting
 from shared.errors import InputError
 from shared.progress import tracked
 from shared.realtime import deadline
+
+DISTURBED = 50  # ticks between two disturbances, on average
 
 
 class Task(Protocol):
@@ -45,6 +49,10 @@ class Task(Protocol):
         """Return the action that stays where this observation was made."""
         ...
 
+    def disturb(self, source: np.random.Generator, size: float) -> None:
+        """Push something of the world by `size`, in units of the task."""
+        ...
+
     def close(self) -> None:
         """Release the world."""
         ...
@@ -58,6 +66,7 @@ class _World:
     seed: int
     seen: deque[dict[str, np.ndarray]]
     stay: np.ndarray
+    fate: np.random.Generator
     rewards: list[float] = field(default_factory=list)
     commands: list[np.ndarray] = field(default_factory=list)
     plans: list[tuple[int, np.ndarray]] = field(default_factory=list)  # (tick of the observation, actions from it on)
@@ -66,6 +75,7 @@ class _World:
     drawn: int = 0
     warm: int = 0
     restarted: int = 0
+    disturbed: int = 0
 
     def command(self, tick: int, latency: int) -> np.ndarray:
         """Return the action of a tick: of the newest chunk that is ready, its last one where it is used up."""
@@ -88,6 +98,7 @@ class Episode:
         ticks: its length.
         calls: network calls.
         drawn: chunks drawn.
+        disturbed: pushes.
         jerk: mean norm of the second difference of the commands, in units of the action per tick squared.
     """
 
@@ -97,6 +108,7 @@ class Episode:
     ticks: int
     calls: int
     drawn: int
+    disturbed: int
     jerk: float
 
 
@@ -142,6 +154,7 @@ class Evaluation:
             "overruns": self.overruns,
             "allowed_ms": self.allowed_ms,
             "stopped_early": self.stopped,
+            "disturbances": sum(episode.disturbed for episode in self.episodes),
             "jerk": float(np.mean([episode.jerk for episode in self.episodes])),
             "warm_share": self.warm,
             "restarted_share": self.restarted,
@@ -151,12 +164,13 @@ class Evaluation:
 
 
 def evaluate(
-    rolling: RollingPolicy,
+    acting: Acting,
     make: Callable[[], Task],
     seeds: Sequence[int],
     *,
     execute: int | None = None,
     latency: int = 0,
+    disturb: float = 0.0,
     deadline_ms: float | None = None,
     steps: int | None = None,
     seed: int = 0,
@@ -165,21 +179,22 @@ def evaluate(
     """Run one episode a seed, as many at a time as the policy has environments.
 
     Args:
-        rolling: the policy in its loop; it is reset.
+        acting: the policy in its loop; it is reset.
         make: makes a world.
         seeds: of the worlds.
         execute: ticks between two chunks; None is the policy's own.
         latency: D, ticks from an observation to the first action that it decides.
+        disturb: size of the pushes, in units of the task; 0 leaves the world alone.
         deadline_ms: samplings stop early rather than take longer; None lets them end. Overruns are counted against it,
             else against the latency, else against one tick.
         steps: longest episode; None is the task's own.
-        seed: of the policy's noise.
+        seed: of the policy's noise and of the disturbances.
         progress: label of a progress bar; None is silent.
 
     Raises:
         InputError: no seed, or a chunk too short for `execute` and `latency`.
     """
-    chunk = rolling.policy.config.chunk
+    chunk = acting.policy.config.chunk
     execute = execute or chunk.execute
     if not seeds:
         raise InputError("episodes", found="none", expected="one or more", fix="Ask for an episode.")
@@ -190,7 +205,7 @@ def evaluate(
             fix="Draw chunks more often.",
         )  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
-    tasks = [make() for _ in range(min(rolling.environments, len(seeds)))]
+    tasks = [make() for _ in range(min(acting.environments, len(seeds)))]
     allowed = deadline_ms if deadline_ms is not None else 1000 / tasks[0].rate_hz * max(1, latency)
     worlds: list[_World] = []
     times: list[float] = []
@@ -198,8 +213,8 @@ def evaluate(
     groups = [seeds[begin : begin + len(tasks)] for begin in range(0, len(seeds), len(tasks))]
     try:
         for group in tracked(groups, progress):
-            rolling.reset()
-            running = [_begin(task, one, chunk.observe) for task, one in zip(tasks, group, strict=False)]
+            acting.reset()
+            running = [_begin(task, one, chunk.observe, seed) for task, one in zip(tasks, group, strict=False)]
             worlds += running
             for tick in range(steps or tasks[0].steps):
                 active = [row for row, world in enumerate(running) if not world.solved]
@@ -208,10 +223,10 @@ def evaluate(
                 if tick % execute == 0:
                     until = None if deadline_ms is None else deadline(deadline_ms / 1000)
                     begin = time.perf_counter()
-                    stopped += not _plan(rolling, running, active, tick, execute, generator, until)
+                    stopped += not _plan(acting, running, active, tick, execute, generator, until)
                     times.append(1000 * (time.perf_counter() - begin))
                 for row in active:
-                    _advance(running[row], tick, latency)
+                    _advance(running[row], tick, latency, disturb)
     finally:
         for task in tasks:
             task.close()
@@ -228,13 +243,14 @@ def evaluate(
     )
 
 
-def _begin(task: Task, seed: int, observe: int) -> _World:
+def _begin(task: Task, seed: int, observe: int, draw: int) -> _World:
     seen = task.reset(seed)
-    return _World(task, seed, deque([seen] * observe, maxlen=observe), np.asarray(task.hold(seen), dtype=np.float64))
+    stay = np.asarray(task.hold(seen), dtype=np.float64)
+    return _World(task, seed, deque([seen] * observe, maxlen=observe), stay, np.random.default_rng([draw, seed]))
 
 
 def _plan(
-    rolling: RollingPolicy,
+    acting: Acting,
     running: list[_World],
     active: list[int],
     tick: int,
@@ -245,8 +261,8 @@ def _plan(
     """Draw the chunks of the active worlds; return whether the sampling came to its end."""
     names = running[0].seen[0]
     arrays = {name: np.stack([[seen[name] for seen in running[row].seen] for row in active]) for name in names}
-    observations = rolling.policy.observations(arrays)
-    made = rolling.act(observations, executed=execute, rows=active, generator=generator, until=until)
+    observations = acting.policy.observations(arrays)
+    made = acting.act(observations, executed=execute, rows=active, generator=generator, until=until)
     actions = made.chunk.actions[:, made.chunk.first :].cpu().numpy().astype(np.float64)
     for place, row in enumerate(active):
         world = running[row]
@@ -258,7 +274,10 @@ def _plan(
     return made.complete
 
 
-def _advance(world: _World, tick: int, latency: int) -> None:
+def _advance(world: _World, tick: int, latency: int, disturb: float) -> None:
+    if disturb and world.fate.random() < 1 / DISTURBED:
+        world.task.disturb(world.fate, disturb)
+        world.disturbed += 1
     action = world.command(tick, latency)
     seen, reward, world.solved = world.task.step(action)
     world.seen.append(seen)
@@ -270,4 +289,4 @@ def _ended(world: _World) -> Episode:
     bends = np.diff(np.array(world.commands), n=2, axis=0)
     jerk = float(np.linalg.norm(bends, axis=1).mean()) if len(bends) else 0.0
     score = max(world.rewards)
-    return Episode(world.seed, score, world.solved, len(world.rewards), world.calls, world.drawn, jerk)
+    return Episode(world.seed, score, world.solved, len(world.rewards), world.calls, world.drawn, world.disturbed, jerk)

@@ -60,6 +60,23 @@ class PushT:
         """Return the action that stays: go to where the pusher is."""
         return np.asarray(seen["state"][:2], dtype=np.float64)
 
+    def disturb(self, source: np.random.Generator, size: float) -> None:
+        """Push the T by `size` pixels in a tenth of a second in which the pusher stands still.
+
+        The direction is random; where the T would leave [100, 400], the range of its first positions, it is pushed
+        towards the middle instead.
+        """
+        env, substeps = self._env, 10
+        position, turn = np.array(env.block.position), 2 * np.pi * source.random()
+        push = size * np.array([np.cos(turn), np.sin(turn)])
+        if np.any(np.abs(position + push - 250) > 150):
+            inward = 256 - position
+            push = size * inward / max(float(np.linalg.norm(inward)), 1e-9)
+        env.agent.velocity = (0, 0)
+        for _ in range(substeps):
+            env.block.velocity = tuple(push / (substeps * env.dt))  # damping stops the T after every substep
+            env.space.step(env.dt)
+
     def close(self) -> None:
         """Release the world."""
         self._env.close()

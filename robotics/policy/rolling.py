@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robotics.policy.acting import Memory, Tick, places_of
 from robotics.policy.chunking import RealTimeChunking, soft_mask
-from robotics.policy.policy import Chunk, Policy
+from robotics.policy.policy import Policy
 from robotics.policy.warmstart import WarmStart, shifted
 from shared.denoiser import Denoiser, clipped
 from shared.errors import InputError
@@ -29,34 +30,6 @@ from shared.grid import Grid
 from shared.realtime import Until
 from shared.sampling import Plan, Solver, State, step
 from shared.solvers.ddim import DDIM
-
-
-@dataclass(frozen=True)
-class Tick:
-    """What one call of a rolling policy gave.
-
-    Attributes:
-        chunk: the actions.
-        calls: network calls that each environment's chunk took, (N,) int64, those before a restart included.
-        warm: which chunks started from the last one, (N,) bool.
-        restarted: which warm starts the change detector turned into cold ones, (N,) bool.
-        complete: False where a deadline stopped the sampling; the chunk is then the best estimate so far.
-    """
-
-    chunk: Chunk
-    calls: Tensor
-    warm: Tensor
-    restarted: Tensor
-    complete: bool
-
-
-@dataclass
-class _Memory:
-    """The last chunk and observation of each environment, normalised, and which are known."""
-
-    chunk: Tensor
-    observation: Tensor
-    known: Tensor
 
 
 class RollingPolicy:
@@ -98,22 +71,11 @@ class RollingPolicy:
         self._levels = policy.levels(self.warm.levels)
         self._warm = warm_solver.plan(self._levels)
         self.environments = environments
-        self._memory = self._nothing()
-
-    def _nothing(self) -> _Memory:
-        count, device = self.environments, self.policy.device
-        return _Memory(
-            torch.zeros(count, *self.policy.shape, device=device),
-            torch.zeros(count, self.policy.config.observation_size, device=device),
-            torch.zeros(count, dtype=torch.bool, device=device),
-        )
+        self._memory = Memory(policy, environments)
 
     def reset(self, environments: Sequence[int] | None = None) -> None:
         """Forget the last chunks of these environments; None forgets all. Call it at the start of every episode."""
-        if environments is None:
-            self._memory = self._nothing()
-        else:
-            self._memory.known[list(environments)] = False
+        self._memory.forget(environments)
 
     def act(
         self,
@@ -137,18 +99,7 @@ class RollingPolicy:
         Raises:
             InputError: observations of another shape or not finite, or as many as there are not environments.
         """
-        places = torch.arange(self.environments) if rows is None else torch.as_tensor(list(rows))
-        count = len(observations)
-        moves = (
-            torch.as_tensor(executed).expand(count) if isinstance(executed, int) else torch.as_tensor(list(executed))
-        )
-        if len(places) != count or len(moves) != count or bool((moves < 0).any()):
-            raise InputError(
-                "observations",
-                found=f"{count} of them, {len(places)} environments, executed {moves.tolist()[:4]}",
-                expected="one observation and one number, 0 or more, for each environment",
-                fix="Give rows=, or make the policy with environments=.",
-            )
+        places, moves = places_of(len(observations), self.environments, rows, executed)
         newest = self.policy.observation.apply(observations[:, -1].to(self.policy.device, torch.float32))
         warm = self._memory.known[places] & ~self._jumped(newest, places, moves)
         if self.warm.mode == "cold":
@@ -169,7 +120,7 @@ class RollingPolicy:
             run.draw(self._cold, self.policy.noise(len(chosen), generator), chosen)
         if join is not None:
             run.found = join.keep(run.found)
-        self._remember(places.to(self.policy.device), run.found, newest)
+        self._memory.remember(places, run.found, newest)
         return Tick(self.policy.chunk(run.found), run.calls, warm.cpu(), restarted.cpu(), run.complete)
 
     def _join(
@@ -195,10 +146,6 @@ class RollingPolicy:
         change = (newest - self._memory.observation[places.to(newest.device)]).abs().amax(1)
         ticks = moves.clamp(min=1).to(change.device)
         return change > (float("inf") if gate is None else gate) * ticks
-
-    def _remember(self, places: Tensor, chunk: Tensor, observation: Tensor) -> None:
-        self._memory.chunk[places], self._memory.observation[places] = chunk, observation
-        self._memory.known[places] = True
 
 
 @dataclass(frozen=True)

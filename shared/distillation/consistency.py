@@ -24,7 +24,7 @@ from torch import Tensor
 
 from shared.denoiser import Denoiser
 from shared.grid import Grid
-from shared.process import NoiseProcess, along_batch, standard_normal
+from shared.process import NoiseProcess, along_batch
 
 HUBER = 0.00054
 
@@ -34,8 +34,9 @@ def consistency_loss(
     teacher: Denoiser,
     process: NoiseProcess,
     x0: Tensor,
+    noise: Tensor,
     grid: Grid,
-    generator: torch.Generator | None = None,
+    place: Tensor,
 ) -> Tensor:
     """Return the loss of every sample, (N,), differentiable in the student's parameters.
 
@@ -44,13 +45,12 @@ def consistency_loss(
         teacher: D; it gets no gradient.
         process: the noise process of both.
         x0: clean batch (N, ...).
+        noise: eps, of the shape of x0.
         grid: levels of the teacher's sampling, ending at 0.
-        generator: source of levels and noise, on the CPU.
+        place: which step of the grid each sample compares, (N,), 0 is the first, the noisiest.
     """
-    times = torch.tensor(grid.times, dtype=torch.float64)
-    place = torch.randint(grid.steps, (len(x0),), generator=generator)
-    s, t = times[place].to(x0.device), times[place + 1].to(x0.device)
-    noise = standard_normal(x0.shape, generator, dtype=x0.dtype, device=x0.device)
+    times = torch.tensor(grid.times, dtype=torch.float64, device=x0.device)
+    s, t = times[place], times[place + 1]
     x = process.add_noise(x0, noise, s)
     with torch.no_grad():
         estimate = teacher(x, s)

