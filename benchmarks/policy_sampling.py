@@ -1,10 +1,10 @@
 """Ways of sampling and executing one Push-T policy: scores, network calls, times; under latency and disturbances.
 
-    python benchmarks/policy_sampling.py POLICY [--student FILE] [--weak FILE] [--worlds 50] [--part table] [--json FILE]
+    python benchmarks/policy_sampling.py POLICY [--student FILE] [--weak FILE] [--worlds 50] [--part table]
 
 Score: mean over worlds (seeds from 100000) of the largest reward of an episode of 300 ticks, with its standard error.
 h: ticks between two chunks. Calls: of the network, of one robot, every sample of a batch counts. Times: one robot, one
-thread, `--timed` chunks one after another on recorded-like observations, wall clock; the ratio is that of the time a
+thread, `--timed` chunks one after another on made-up observations, wall clock; the ratio is that of the time a
 tick to DDPM's with 100 calls. Parts: table, latency (ticks from an observation to its first action), disturb (pushes
 of the T by that many pixels, about every 50 ticks).
 """

@@ -7,8 +7,12 @@
 | normalise | units to [-1, 1] and back |
 | policy | observations to a chunk of actions |
 | rolling | a policy in a control loop: warm starts, resets, a change detector, deadlines |
+| acting, execution | what every way of executing a policy has in common, and all by name |
+| chunking | chunks that agree with the actions already on their way |
+| ensembling, bidirectional, partial | other ways: average the chunks, choose among many, go on half-way |
 | warmstart, calibration | the first x of a sampling from the last chunk, and how noisy it must be |
 | episodes, windows | recorded demonstrations: zarr, LeRobot v3, npz |
 | training, files, official | loop, checkpoints, checkpoints of others |
+| distilling | a student of one or two network calls |
 | pusht, evaluation | the Push-T task and its protocol |
 """

@@ -75,6 +75,21 @@ def test_calibrate_and_evaluate_write_the_numbers(tmp_path, data, config):
     assert 0 <= numbers["mean_max_score"] <= 1
 
 
+def test_distil_writes_a_student_that_every_execution_can_run(tmp_path, data, config):
+    pytest.importorskip("gym_pusht")
+    policy, student = tmp_path / "policy.safetensors", tmp_path / "student.safetensors"
+    call("train", config, "--data", data, "-o", policy, "-q")
+    call("distil", policy, "--data", data, "-o", student, "--steps", 2, "-q")
+    assert load_policy(student).config.prediction == "v"
+    call(
+        "evaluate", student, "--episodes", 1, "--steps", 4, "--execute", 2, "--calls", 2, "--execution", "bid",
+        "--weak", policy, "--disturb", 5, "--json", tmp_path / "numbers.json", "-q",
+    )  # fmt: skip
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["calls_per_chunk"] == 15 * 2 * 2
+    assert (numbers["execution"], numbers["disturb"]) == ("bid", 5.0)
+
+
 def test_convert_makes_a_policy_of_exported_weights(tmp_path):
     policy = small_policy(MLP)
     save_policy(
@@ -105,6 +120,10 @@ def test_convert_makes_a_policy_of_exported_weights(tmp_path):
         (["evaluate", "POLICY", "--solver", "magic"], "magic"),
         (["evaluate", "POLICY", "--grid", "magic"], "magic"),
         (["evaluate", "POLICY", "--warm-start", "hot"], "hot"),
+        (["evaluate", "POLICY", "--execution", "magic"], "magic"),
+        (["evaluate", "POLICY", "--execution", "rtc", "--latency", "15", "--execute", "1"], "at most 14"),
+        (["evaluate", "POLICY", "--weak", "POLICY"], "expected bid"),
+        (["distil", "POLICY", "--data", "x.npz", "-o", "o.pt"], "suffix"),
         (["evaluate", "POLICY", "--levels", "1,2"], "levels must fall"),
         (["evaluate", "POLICY", "--levels", "200,0"], "entries from 0 to 99"),
         (["train", "robotics/none", "--data", "x.npz", "-o", "o.safetensors"], "no such configuration"),
