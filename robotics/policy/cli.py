@@ -154,6 +154,9 @@ def calibrate(
     calls: Annotated[int, typer.Option(min=1, help="Network calls of a warm sampling.")] = 4,
     mode: Annotated[str, typer.Option(help="shift, shift+renoise or extrapolate.")] = "shift+renoise",
     quantile: Annotated[float, typer.Option(help="Of the guess's error, that the noise must cover.")] = 0.9,
+    contraction: Annotated[
+        float, typer.Option(help="Most that may survive of a wrong guess, at nine pairs of ten.")
+    ] = 0.5,
     pairs: Annotated[int, typer.Option(min=2, help="Pairs of recorded observations.")] = 128,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -175,7 +178,7 @@ def calibrate(
     episodes = read_episodes(data, [field.name for field in loaded.config.observation])
     warm = calibrate_warm_start(
         loaded, episodes.arrays, episodes.ends, executed=execute, calls=calls, mode=mode,  # type: ignore[arg-type]
-        quantile=quantile, pairs=pairs, seed=seed,
+        quantile=quantile, most_contraction=contraction, pairs=pairs, seed=seed,
     )  # fmt: skip
     with atomic_path(output, overwrite=overwrite) as scratch:
         scratch.write_text(json_text(warm.model_dump(mode="json")), encoding="utf-8")

@@ -59,7 +59,20 @@ def test_calibrate_and_evaluate_write_the_numbers(tmp_path, data, config):
     pytest.importorskip("gym_pusht")
     output = tmp_path / "policy.safetensors"
     call("train", config, "--data", data, "-o", output, "-q")
-    call("calibrate", output, "--data", data, "-o", tmp_path / "warm.json", "--pairs", 8, "--calls", 2)
+    call(
+        "calibrate",
+        output,
+        "--data",
+        data,
+        "-o",
+        tmp_path / "warm.json",
+        "--pairs",
+        8,
+        "--calls",
+        2,
+        "--contraction",
+        2,
+    )  # a policy of six steps of training forgets nothing
     warm = json.loads((tmp_path / "warm.json").read_text())
     assert warm["mode"] == "shift+renoise"
     assert warm["measured"]["contraction"]["p50"] > 0
