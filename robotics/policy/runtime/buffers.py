@@ -103,6 +103,11 @@ class SensorBuffer:
         places = np.searchsorted(stamps, times, side="right") - 1
         return np.stack([samples[max(place, 0)].values for place in places])
 
+    def newest(self) -> np.ndarray | None:
+        """Return the numbers of the newest sample; None without one."""
+        with self._lock:
+            return self._samples[-1].values if self._samples else None
+
     def age(self, now: float) -> float:
         """Return the age of the newest sample in seconds; infinity without one."""
         with self._lock:
@@ -127,10 +132,6 @@ class Sensors:
         self.buffers = {
             field.name: SensorBuffer(field, settings.sensors[field.name], keep) for field in policy.observation
         }
-
-    def ready(self) -> bool:
-        """Return whether every sensor has given a sample."""
-        return all(buffer.age(0.0) < float("inf") for buffer in self.buffers.values())
 
     def faults(self, now: float) -> list[Fault]:
         """Return the faults of all sensors."""

@@ -131,7 +131,9 @@ class ControlLoop:
 
     def numbers(self) -> dict[str, Any]:
         """Return the statistics as a flat mapping."""
-        return self.statistics.numbers(self.ladder, self.log)
+        now = self.clock.now()
+        ages = {f"age_ms {name}": 1000 * buffer.age(now) for name, buffer in self.sensors.buffers.items()}
+        return self.statistics.numbers(self.ladder, self.log) | ages
 
     def _tick(self, beat: Beat) -> Command:
         faults = self._time_faults(beat)
