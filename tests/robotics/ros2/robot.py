@@ -29,7 +29,7 @@ from robotics.policy.networks import build_network
 from tests.robotics.policy.gaussian import identity
 
 RATE = 10.0
-WAIT_S = 30.0
+WAIT_S = 60.0
 CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
 
 
@@ -80,6 +80,7 @@ class Robot:
         self.diagnostics: list[Any] = []
         self.position = [0.3, -0.2]
         self.publishing = True
+        self._clients: dict[str, Any] = {}
         self._joints = self.node.create_publisher(JointState, "/joint_states", qos_profile_sensor_data)
         self.node.create_timer(0.05, self._publish)
         self.node.create_subscription(
@@ -109,14 +110,16 @@ class Robot:
         self.diagnostics += message.status
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
-        client = self.node.create_client(kind, name)
+        client = self._clients.get(name)
+        if client is None:  # one for all calls: the answer to a client that is not yet known to the node is lost
+            client = self._clients[name] = self.node.create_client(kind, name)
+        assert client.wait_for_service(WAIT_S), f"{name} did not appear: {self.log()}"
+        future = client.call_async(request)
         try:
-            assert client.wait_for_service(WAIT_S), f"{name} did not appear: {self.log()}"
-            future = client.call_async(request)
-            until(future.done)
-            return future.result()
-        finally:
-            self.node.destroy_client(client)
+            until(future.done, 20)
+        except AssertionError:
+            raise AssertionError(f"{name} did not answer; exit code {self.process.poll()}; {self.log()}") from None
+        return future.result()
 
     def log(self) -> str:
         return (self.folder / "node.log").read_text()

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is absent: pip install 'fewstep[ros]'")
 
-from tests.robotics.ros2.robot import (  # noqa: E402
+from tests.robotics.ros2.robot import (
     ACTIVATE,
     CLEANUP,
     CONFIGURE,
@@ -122,10 +122,7 @@ def test_configure_tells_what_is_wrong_and_stays_unconfigured(robot, ros):
         assert all(result.successful for result in robot.set(**(parameters(robot.policy) | change)))
         begin = len(robot.diagnostics)
         assert not robot.transition(CONFIGURE), change
-        told = until(
-            lambda begin=begin: [s.message for s in robot.diagnostics[begin:] if "not configured: " in s.message]
-        )
-        assert text in told[0]
+        until(lambda text=text, begin=begin: any(text in status.message for status in robot.diagnostics[begin:]), 5)
         assert robot.state == "unconfigured"
     robot.set(**parameters(robot.policy))
     assert robot.transition(CONFIGURE)
