@@ -11,7 +11,7 @@
 | recorder | topics to an MCAP bag |
 | ament | the package that colcon builds, so that `ros2 run fewstep_ros2 policy_node` works |
 
-`fastdds_images.xml` is a Fast DDS profile under which images arrive in a millisecond; docs/ros2_policy.md has the rest.
+Under the Fast DDS profile `ament/config/fastdds_images.xml` images arrive in a millisecond. See docs/ros2_policy.md.
 """
 
 from __future__ import annotations

@@ -34,6 +34,10 @@ class Cause(str, Enum):
     NO_PLAN = "no plan for too long"
 
 
+USUAL = (Cause.STARTING, Cause.PAUSED)
+"""Causes that are no cause for worry."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """A cause in a tick.
@@ -101,4 +105,5 @@ class FaultLog:
     def add(self, event: Event) -> None:
         """Keep and log an event."""
         self.events.append(event)
-        logger.log(logging.INFO if event.kind == "over" else logging.WARNING, "tick %d: %s", event.tick, event.text)
+        usual = event.fault is None or event.fault.cause in USUAL or event.kind == "over"
+        logger.log(logging.INFO if usual else logging.WARNING, "tick %d: %s", event.tick, event.text)

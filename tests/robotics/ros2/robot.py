@@ -26,10 +26,11 @@ from trajectory_msgs.msg import JointTrajectory
 from robotics.policy.config import ActionConfig, MlpConfig, ObservationField, PolicyConfig
 from robotics.policy.files import save_policy
 from robotics.policy.networks import build_network
+from robotics.policy.normalise import Normaliser
 from tests.robotics.policy.gaussian import identity
 
 RATE = 10.0
-WAIT_S = 60.0
+WAIT_S = 60.0  # importing torch on a busy machine
 CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
 
 
@@ -43,6 +44,25 @@ def small_policy(path: Path, *, names: tuple[str, ...] = ("arm",), size: int = 2
     )
     network = build_network(config)
     save_policy(path, config, network.state_dict(), identity(size * len(names)), identity(2), {})
+    return path
+
+
+def small_pusht_policy(path: Path) -> Path:
+    """Write a policy for the Push-T world with random weights."""
+    torch.manual_seed(0)
+    config = PolicyConfig(
+        observation=(
+            ObservationField(name="keypoint", size=18),
+            ObservationField(name="state", size=2, columns=(0, 1)),
+        ),
+        action=ActionConfig(size=2, rate_hz=RATE),
+        network=MlpConfig(width=32, depth=1, embedding=32),
+    )
+
+    def pixels(size: int) -> Normaliser:
+        return Normaliser(torch.full((size,), 1 / 256), -torch.ones(size), identity(size).statistics)
+
+    save_policy(path, config, build_network(config).state_dict(), pixels(20), pixels(2), {})
     return path
 
 
@@ -116,7 +136,7 @@ class Robot:
         assert client.wait_for_service(WAIT_S), f"{name} did not appear: {self.log()}"
         future = client.call_async(request)
         try:
-            until(future.done, 20)
+            until(future.done)
         except AssertionError:
             raise AssertionError(f"{name} did not answer; exit code {self.process.poll()}; {self.log()}") from None
         return future.result()
@@ -152,6 +172,7 @@ class Robot:
     def unconfigure(self) -> None:
         """Bring the node to its beginning, whatever it does."""
         self.publishing = True
+        self.set(use_sim_time=False)
         if self.state == "active":
             self.transition(DEACTIVATE)
         if self.state == "inactive":

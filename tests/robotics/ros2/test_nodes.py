@@ -1,9 +1,11 @@
 """The policy node in a process of its own, on real rclpy."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("rclpy", reason="rclpy is absent: pip install 'fewstep[ros]'")
 
@@ -16,8 +18,11 @@ from tests.robotics.ros2.robot import (
     Robot,
     parameters,
     small_policy,
+    small_pusht_policy,
     until,
 )
+
+AMENT = Path(__file__).resolve().parents[3] / "robotics" / "ros2" / "ament"
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +164,42 @@ def test_inactive_node_commands_nothing_and_a_paused_one_holds(robot):
     time.sleep(0.3)
     assert len(robot.commands) == count
     assert robot.transition(CLEANUP)
+
+
+def test_push_t_runs_in_simulated_time_and_a_restart_of_the_simulation_is_survived(robot, ros):
+    pytest.importorskip("gym_pusht")
+    from rclpy.parameter import Parameter
+    from std_msgs.msg import Float64MultiArray
+
+    from robotics.ros2.pusht_node import PushTNode
+
+    chosen = {"publish_clock": True, "speed": 2.0, "seed": 100_000}
+    world = PushTNode(parameter_overrides=[Parameter(name, value=value) for name, value in chosen.items()])
+    times: list[int] = []
+    listener = robot.node.create_subscription(
+        Float64MultiArray, "/command", lambda message: times.append(world.nanoseconds), 10
+    )
+    robot.executor.add_node(world)
+    try:
+        given = yaml.safe_load((AMENT / "config" / "pusht.yaml").read_text())["/policy"]["ros__parameters"]
+        given |= {"policy": str(small_pusht_policy(ros / "pusht.safetensors")), "levels": [4, 0], "cold_calls": 4}
+        assert all(result.successful for result in robot.set(**given, use_sim_time=True))
+        begin = world.seen["state"][:2].copy()
+        assert robot.transition(CONFIGURE), robot.log()
+        assert robot.transition(ACTIVATE)
+        robot.told("full")
+        count = len(times)
+        until(lambda: len(times) >= count + 15)
+        assert np.median(np.diff(times[count:])) == pytest.approx(1e9 / RATE, rel=0.11)  # of simulated time
+        assert np.linalg.norm(world.seen["state"][:2] - begin) > 5
+        world.nanoseconds = 0
+        until(
+            lambda: any(
+                pair.key == "fault_ticks the clock went back" for one in robot.diagnostics[-3:] for pair in one.values
+            )
+        )
+        robot.told("full")
+    finally:
+        robot.executor.remove_node(world)
+        world.destroy_node()
+        robot.node.destroy_subscription(listener)
