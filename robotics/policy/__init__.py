@@ -11,4 +11,5 @@
 | episodes, windows | recorded demonstrations: zarr, LeRobot v3, npz |
 | training, files, official | loop, checkpoints, checkpoints of others |
 | pusht, evaluation | the Push-T task and its protocol |
+| runtime | a policy in command of a robot: deadlines, gates, a ladder of fallbacks |
 """
