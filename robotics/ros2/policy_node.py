@@ -6,18 +6,20 @@
 | --- | --- |
 | configure | reads the parameters, loads the policy, checks everything, waits for publishers, warms the network up |
 | activate | forgets the last run; the first command is sent when every observation has come |
-| deactivate | no more commands |
+| deactivate | decelerates to rest, then no more commands |
 | cleanup | back to the beginning; parameters may be changed again |
 
 Callbacks only store samples. Commands leave from a thread of their own on the grid of a monotonic clock (of simulated
 time with use_sim_time), and the network runs in another: see `robotics.policy.runtime`.
 
-Services: ~/reset (Trigger) leaves a stop, ~/pause (SetBool) holds. /diagnostics once a second.
+Services: ~/reset (Trigger) leaves a stop, ~/pause (SetBool) holds. /diagnostics once a second. An interrupt (SIGINT,
+SIGTERM) brings the robot to rest before the node ends.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 from functools import partial
@@ -34,6 +36,7 @@ from rclpy.exceptions import ParameterUninitializedException
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool, Trigger
 
 from robotics.policy.runtime.inference import Inference, ThreadWorker
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from robotics.policy.policy import Policy
 
 POLL_S = 0.002  # of simulated time and of the first observations
+REST_S = 2.0  # longest wait for the robot to come to rest
 LEVELS = {
     Rung.FULL: DiagnosticStatus.OK,
     Rung.FEWER_CALLS: DiagnosticStatus.WARN,
@@ -129,7 +133,7 @@ class PolicyNode(LifecycleNode):
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Command no more."""
+        """Come to rest, then command no more."""
         self._halt()
         return super().on_deactivate(state)
 
@@ -139,7 +143,7 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Command no more and forget the policy."""
+        """Come to rest, command no more and forget the policy."""
         self._halt()
         self._forget()
         return TransitionCallbackReturn.SUCCESS
@@ -289,9 +293,14 @@ class PolicyNode(LifecycleNode):
         self._commands.publish(message)
 
     def _halt(self) -> None:
+        loop, thread, end = self._loop, self._thread, time.monotonic() + REST_S
+        if loop is not None and thread is not None and loop.statistics.commands:
+            loop.stop()
+            while thread.is_alive() and time.monotonic() < end and not (loop.ladder.rung == Rung.STOP and loop.resting):
+                time.sleep(POLL_S)
         self._stopped.set()
-        if self._thread is not None:
-            self._thread.join(5.0)
+        if thread is not None:
+            thread.join(5.0)
         self._thread = self._loop = None
 
     # Callbacks
@@ -334,13 +343,15 @@ class PolicyNode(LifecycleNode):
 
     def _diagnose(self) -> None:
         status = DiagnosticStatus(name=f"{self.get_fully_qualified_name()}: policy", hardware_id="fewstep")
-        loop, settings = self._loop, self._settings
+        loop, settings, thread = self._loop, self._settings, self._thread
         if self._problem:
             status.level, status.message = DiagnosticStatus.ERROR, self._problem
         elif settings is None:
             status.level, status.message = DiagnosticStatus.STALE, "not configured"
-        elif loop is None:
+        elif loop is None or thread is None:
             status.level, status.message = DiagnosticStatus.STALE, "not active"
+        elif not thread.is_alive():
+            status.level, status.message = DiagnosticStatus.ERROR, "the control thread has ended: see the node's output"
         elif loop.statistics.commands == 0:
             status.level, status.message = DiagnosticStatus.WARN, f"waits for {', '.join(self._missing(loop))}"
         else:
@@ -357,7 +368,9 @@ class PolicyNode(LifecycleNode):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the node until it is interrupted."""
-    rclpy.init(args=arguments)
+    # The handlers of rclpy would end publishing before the robot is at rest.
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     node = PolicyNode()
     executor = MultiThreadedExecutor(num_threads=3)  # sensors, services, and a transition that waits
     executor.add_node(node)

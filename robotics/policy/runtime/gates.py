@@ -53,6 +53,12 @@ class Limiter:
         way = np.where(np.isnan(self._rest), 0.0, self._rest - self.command)
         self._move(np.sign(way) * self._speed(np.abs(way)))
 
+    @property
+    def resting(self) -> bool:
+        """Return whether the command stands still, at the hold action where there is one."""
+        there = np.isnan(self._rest) | np.isclose(self.command, self._rest)
+        return bool(there.all() and not np.abs(self.velocity).max() > 1e-9 * self._fastest.max())
+
     def ahead(self, wishes: Sequence[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the next `count` commands and velocities, each (count, A), if these are all the wishes: then rest."""
         copied = copy.copy(self)  # commands and velocities are replaced, never changed in place

@@ -93,7 +93,8 @@ class ControlLoop:
         self._asked: int | None = None  # tick of the last request
         self._waiting: int | None = None  # tick of the request that is being drawn
         self._holding_from = 0
-        self._restart, self._stop = True, False
+        self._restart = True
+        self._stop: Fault | None = None  # why not to command a plan until `reset`
         self._lock = threading.Lock()  # `stop` and `reset` come from other threads
 
     def observe(self, name: str, values: Any, stamp: float | None = None) -> None:
@@ -103,7 +104,12 @@ class ControlLoop:
     def stop(self) -> None:
         """Come to rest from the next tick on and stay there until `reset`; from any thread."""
         with self._lock:
-            self._stop = True
+            self._stop = Fault(Cause.ASKED)
+
+    @property
+    def resting(self) -> bool:
+        """Return whether the last command has come to rest."""
+        return self._limiter.resting
 
     def reset(self, first: np.ndarray | None = None) -> None:
         """Leave a stop and forget the plan; from any thread.
@@ -114,7 +120,7 @@ class ControlLoop:
         with self._lock:
             if first is not None:
                 self._limiter = Limiter(self.settings.actions, self.settings.period, first)
-            self._stop, self._restart = False, True
+            self._stop, self._restart = None, True
             self._drop(self._pace.tick)
             self.ladder.reset()
 
@@ -133,7 +139,8 @@ class ControlLoop:
         """Return the statistics as a flat mapping."""
         now = self.clock.now()
         ages = {f"age_ms {name}": 1000 * buffer.age(now) for name, buffer in self.sensors.buffers.items()}
-        return self.statistics.numbers(self.ladder, self.log) | ages
+        with self._lock:
+            return self.statistics.numbers(self.ladder, self.log) | ages
 
     def _tick(self, beat: Beat) -> Command:
         faults = self._time_faults(beat)
@@ -160,8 +167,8 @@ class ControlLoop:
             self.send(command)
         except Exception as error:
             logger.exception("tick %d: sending failed", beat.tick)
-            faults.append(Fault(Cause.SEND, detail=f"{type(error).__name__}: {error}"))
-            self._stop = True
+            self._stop = Fault(Cause.SEND, detail=f"{type(error).__name__}: {error}")
+            faults.append(self._stop)
         age = beat.tick - self._plan.tick if rung <= Rung.REST_OF_CHUNK and self._plan is not None else None
         self.statistics.command(beat.late, self.clock.now() - beat.time, age)
         self.log.tell(beat.tick, faults, rung)
@@ -203,8 +210,8 @@ class ControlLoop:
 
     def _choose(self, tick: int, faults: list[Fault]) -> tuple[Rung, list[np.ndarray]]:
         """Return the highest rung that the plan allows, and its actions from now on."""
-        if self._stop:
-            faults.append(Fault(Cause.ASKED))
+        if self._stop is not None:
+            faults.append(self._stop)
             return Rung.STOP, []
         if self.paused:
             faults.append(Fault(Cause.PAUSED))

@@ -69,6 +69,8 @@ def test_hold_action_is_reached_without_overshoot(hold):
     for _ in range(30):
         limiter.rest()
         commands.append(limiter.command[0])
+        assert limiter.resting == (abs(limiter.command[0] - hold) < 1e-8 and limiter.velocity[0] == 0)
+    assert limiter.resting
     assert min(commands) >= hold - 1e-12
     assert commands[-1] == pytest.approx(hold, abs=1e-9)
 

@@ -78,6 +78,7 @@ def test_stop_is_left_by_reset_only():
     robot.run(10)
     assert robot.rungs(30) == [STOP] * 10
     assert at_rest(robot)
+    assert robot.loop.resting
     where = robot.commands[-1].actions[0]
     robot.loop.reset()
     robot.run(1)
@@ -254,6 +255,7 @@ def test_command_that_cannot_be_sent_stops_and_is_reported():
     robot.run(3)
     assert robot.noticed(Cause.SEND, 30) == 0
     assert robot.rungs(30) == [STOP] * 3
+    assert "OSError: bus off" in robot.loop.ladder.why
 
 
 def test_pause_holds_without_stopping_and_resumes_with_a_new_plan():

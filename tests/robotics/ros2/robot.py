@@ -111,7 +111,11 @@ class Robot:
         self.executor.add_node(self.node)
         self._thread = threading.Thread(target=self.executor.spin, daemon=True)
         self._thread.start()
-        with (folder / "node.log").open("w") as log:
+        self.start()
+
+    def start(self) -> None:
+        """Start the process of the policy node."""
+        with (self.folder / "node.log").open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "robotics.ros2", "policy_node"], env=os.environ, stdout=log, stderr=log,
                 cwd=Path(__file__).resolve().parents[3],
@@ -172,6 +176,8 @@ class Robot:
     def unconfigure(self) -> None:
         """Bring the node to its beginning, whatever it does."""
         self.publishing = True
+        if self.process.poll() is not None:
+            self.start()
         self.set(use_sim_time=False)
         if self.state == "active":
             self.transition(DEACTIVATE)

@@ -203,3 +203,15 @@ def test_push_t_runs_in_simulated_time_and_a_restart_of_the_simulation_is_surviv
         robot.executor.remove_node(world)
         world.destroy_node()
         robot.node.destroy_subscription(listener)
+
+
+def test_terminated_node_brings_the_robot_to_rest_before_it_ends(robot):
+    commanding(robot)
+    assert robot.commands[-1][1].points[0].velocities  # it may be moving
+    count = len(robot.commands)
+    robot.process.terminate()
+    assert robot.process.wait(20) == 0, robot.log()
+    time.sleep(0.2)
+    last = checked(robot.commands[count:])
+    np.testing.assert_allclose(last[-1], last[-2], atol=1e-9)
+    assert not np.any(robot.commands[-1][1].points[0].velocities)
