@@ -25,7 +25,7 @@ H = 0.1
 NUMBER = st.floats(-10, 10)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(
     wishes=st.lists(st.one_of(st.none(), NUMBER), min_size=1, max_size=60),
     first=NUMBER,
@@ -179,17 +179,17 @@ def test_several_ticks_between_two_plans_are_no_fault():
 
 def test_memory_is_bounded_and_numbers_are_counted():
     robot = Robot(SETTINGS.model_copy(update={"history": 50}))
-    for tick in range(300):
+    for tick in range(120):
         robot.sensor = (lambda tick: [np.nan]) if tick % 2 else (lambda tick: [tick])
         robot.run(1) if tick % 100 == 0 else robot.loop.step()
     numbers = robot.loop.numbers()
     assert len(robot.loop.log.events) == 50
-    assert numbers["commands"] == 300
-    assert numbers["fault_ticks NaN or infinity from a sensor"] == 150
-    assert sum(numbers[f"rung_{rung.name.lower()}_ticks"] for rung in Rung) == 300
+    assert numbers["commands"] == 120
+    assert numbers["fault_ticks NaN or infinity from a sensor"] == 60
+    assert sum(numbers[f"rung_{rung.name.lower()}_ticks"] for rung in Rung) == 120
     assert numbers["plan_ms_p50"] == pytest.approx(4 * 6.0)
     assert numbers["plan_age_ticks_p50"] == 1
-    assert numbers["calls_per_plan"] == pytest.approx(4, abs=0.05)
+    assert numbers["calls_per_plan"] == pytest.approx((10 + 4 * 118) / 119)  # the first one is cold
 
 
 class SlowOnDemand:
