@@ -6,7 +6,7 @@
 | --- | --- |
 | parameters | the parameters of the policy node, with descriptions and ranges, and what they mean together |
 | messages | sensor messages to numbers, commands to messages |
-| policy_node | the policy in command |
+| policy_node, diagnostics | the policy in command, and what it tells about itself |
 | pusht_node | the Push-T world |
 | recorder | topics to an MCAP bag |
 | ament | the package that colcon builds, so that `ros2 run fewstep_ros2 policy_node` works |

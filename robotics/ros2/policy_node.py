@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock as RosClock
@@ -44,6 +44,7 @@ from robotics.policy.runtime.ladder import Rung
 from robotics.policy.runtime.loop import Command, ControlLoop
 from robotics.policy.runtime.pacing import Clock
 from robotics.ros2 import messages
+from robotics.ros2.diagnostics import RosLog, status_of
 from robotics.ros2.parameters import EMPTY, SPECS, NodeSettings, declare, read
 from shared.errors import FewstepError, InputError
 
@@ -52,29 +53,11 @@ if TYPE_CHECKING:
 
 POLL_S = 0.002  # of simulated time and of the first observations
 REST_S = 2.0  # longest wait for the robot to come to rest
-LEVELS = {
-    Rung.FULL: DiagnosticStatus.OK,
-    Rung.FEWER_CALLS: DiagnosticStatus.WARN,
-    Rung.REST_OF_CHUNK: DiagnosticStatus.WARN,
-    Rung.HOLD: DiagnosticStatus.ERROR,
-    Rung.STOP: DiagnosticStatus.ERROR,
-}
+RUNTIME = logging.getLogger("robotics.policy.runtime")
 
 
 class _Deactivated(Exception):
     """Ends the control thread inside a wait."""
-
-
-class _ToRos(logging.Handler):
-    """Log messages of the runtime into the log of ROS."""
-
-    def __init__(self, logger: Any) -> None:
-        super().__init__()
-        self._logger = logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; the runtime logs warnings and returns to health."""
-        (self._logger.warning if record.levelno >= logging.WARNING else self._logger.info)(record.getMessage())
 
 
 class PolicyNode(LifecycleNode):
@@ -98,8 +81,9 @@ class PolicyNode(LifecycleNode):
         self.create_timer(1.0, self._diagnose, callback_group=self._call_group, clock=steady)
         self.create_service(Trigger, "~/reset", self._on_reset, callback_group=self._call_group)
         self.create_service(SetBool, "~/pause", self._on_pause, callback_group=self._call_group)
-        self._handler = _ToRos(self.get_logger())
-        logging.getLogger("robotics.policy.runtime").addHandler(self._handler)
+        self._log = RosLog(self.get_logger())
+        RUNTIME.addHandler(self._log)
+        RUNTIME.setLevel(logging.INFO)
 
     # Transitions
 
@@ -151,7 +135,7 @@ class PolicyNode(LifecycleNode):
     def destroy_node(self) -> None:
         """Stop the threads with the node."""
         self._halt()
-        logging.getLogger("robotics.policy.runtime").removeHandler(self._handler)
+        RUNTIME.removeHandler(self._log)
         super().destroy_node()
 
     # Configuration
@@ -342,25 +326,15 @@ class PolicyNode(LifecycleNode):
         return response
 
     def _diagnose(self) -> None:
+        loop, thread = self._loop, self._thread
         status = DiagnosticStatus(name=f"{self.get_fully_qualified_name()}: policy", hardware_id="fewstep")
-        loop, settings, thread = self._loop, self._settings, self._thread
-        if self._problem:
-            status.level, status.message = DiagnosticStatus.ERROR, self._problem
-        elif settings is None:
-            status.level, status.message = DiagnosticStatus.STALE, "not configured"
-        elif loop is None or thread is None:
-            status.level, status.message = DiagnosticStatus.STALE, "not active"
-        elif not thread.is_alive():
-            status.level, status.message = DiagnosticStatus.ERROR, "the control thread has ended: see the node's output"
-        elif loop.statistics.commands == 0:
-            status.level, status.message = DiagnosticStatus.WARN, f"waits for {', '.join(self._missing(loop))}"
-        else:
-            present = ", ".join(str(fault) for fault in loop.log.present)
-            rung = loop.ladder.rung
-            status.level, status.message = LEVELS[rung], rung.name.lower() + (f": {present}" if present else "")
-            if rung == Rung.STOP:
-                status.message = f"{loop.ladder.why}; call ~/reset"
-            status.values = [KeyValue(key=key, value=f"{value:.6g}") for key, value in loop.numbers().items()]
+        status.level, status.message, status.values = status_of(
+            problem=self._problem,
+            configured=self._settings is not None,
+            loop=loop,
+            alive=thread is not None and thread.is_alive(),
+            missing=[] if loop is None else self._missing(loop),
+        )
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)

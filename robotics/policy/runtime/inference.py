@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from robotics.policy.rolling import RollingPolicy
+from shared.errors import InputError
 from shared.realtime import deadline
 
 
@@ -116,15 +117,19 @@ class Inference:
         """Draw plans that nobody executes, cold and warm, without a budget; return the seconds of the last one.
 
         Raises:
-            RuntimeError: the network fails on this observation.
+            InputError: the network fails on this observation, or answers NaN.
         """
         budget, self.budget = self.budget, float("inf")
         answers = [self(Request(tick, observation, restart=tick == 0)) for tick in range(runs)]
         self.budget = budget
         self.rolling.reset()
         self._seen = None
-        if answers[-1].error:
-            raise RuntimeError(answers[-1].error)
+        for answer in answers:
+            if answer.error or not np.isfinite(answer.actions).all():
+                raise InputError(
+                    "policy", found=answer.error or "NaN or infinity in its actions", expected="a plan",
+                    fix="Check its weights, and the sizes of its observations.",
+                )  # fmt: skip
         return answers[-1].seconds
 
 

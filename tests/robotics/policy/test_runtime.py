@@ -265,3 +265,16 @@ def test_check_of_the_simulated_robot_can_fail():
         last.actions[0] = robot.commands[-2].actions[0] + step
         with pytest.raises(AssertionError):
             robot.check()
+
+
+def test_warm_up_finds_a_network_that_fails_and_leaves_no_memory():
+    robot = Robot(sampled=True)
+    observation = {"tick": np.zeros((1, 2, 1))}
+    assert robot.inference.warm_up(observation) == pytest.approx(4 * 0.006)  # the last one is warm, without a budget
+    assert not robot.inference.rolling._memory.known.any()
+    robot.answer = lambda answer: answer * float("nan")
+    with pytest.raises(InputError, match="NaN or infinity in its actions"):
+        robot.inference.warm_up(observation)
+    robot.network_raises = True
+    with pytest.raises(InputError, match="RuntimeError: out of memory"):
+        robot.inference.warm_up(observation)

@@ -19,6 +19,7 @@ from robotics.ros2.parameters import EMPTY, SPECS, read
 from shared.config import load_config
 from shared.errors import InputError
 from tests.robotics.policy.gaussian import gaussian_policy
+from tests.robotics.policy.simulated import Robot
 
 needs_ros = pytest.mark.skipif(find_spec("rclpy") is None, reason="rclpy is absent: pip install 'fewstep[ros]'")
 AMENT = Path(__file__).resolve().parents[3] / "robotics" / "ros2" / "ament"
@@ -118,6 +119,32 @@ def test_observations_become_numbers():
     pose = message_class("geometry_msgs/msg/PoseStamped")()
     pose.pose.position.y, pose.pose.orientation.w = 2.0, 1.0
     assert OBSERVATIONS["geometry_msgs/msg/PoseStamped"](pose, []).tolist() == [0, 2, 0, 0, 0, 0, 1]
+
+
+@needs_ros
+def test_diagnostics_tell_the_state():
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    from robotics.ros2.diagnostics import status_of
+
+    told = {"problem": "", "configured": True, "alive": True, "missing": ["/joint_states"]}
+    robot = Robot()
+    assert status_of(**told | {"problem": "no file"}, loop=None)[:2] == (DiagnosticStatus.ERROR, "no file")
+    assert status_of(**told | {"configured": False}, loop=None)[:2] == (DiagnosticStatus.STALE, "not configured")
+    assert status_of(**told, loop=None)[:2] == (DiagnosticStatus.STALE, "not active")
+    assert status_of(**told, loop=robot.loop)[:2] == (DiagnosticStatus.WARN, "waits for /joint_states")
+    robot.run(5)
+    level, message, values = status_of(**told, loop=robot.loop)
+    assert (level, message) == (DiagnosticStatus.OK, "full")
+    assert {pair.key: pair.value for pair in values}["commands"] == "5"
+    robot.network_raises = True
+    robot.run(5)
+    level, message, _ = status_of(**told, loop=robot.loop)
+    assert level == DiagnosticStatus.WARN
+    assert message == "rest_of_chunk: the network failed (RuntimeError: out of memory)"
+    level, message, _ = status_of(**told | {"alive": False}, loop=robot.loop)
+    assert level == DiagnosticStatus.ERROR
+    assert "the control thread has ended" in message
 
 
 def test_robotics_is_imported_without_ros():
