@@ -31,8 +31,14 @@ class RosLog(logging.Handler):
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record."""
-        (self._logger.warning if record.levelno >= logging.WARNING else self._logger.info)(record.getMessage())
+        """Write a record; whatever fails here must not reach the control thread."""
+        try:
+            if record.levelno >= logging.WARNING:  # rclpy wants one severity at each line of code
+                self._logger.warning(record.getMessage())
+            else:
+                self._logger.info(record.getMessage())
+        except Exception:
+            self.handleError(record)
 
 
 def status_of(

@@ -1,5 +1,6 @@
 """Parameters, messages, the recorder and the package, each by itself."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -145,6 +146,23 @@ def test_diagnostics_tell_the_state():
     level, message, _ = status_of(**told | {"alive": False}, loop=robot.loop)
     assert level == DiagnosticStatus.ERROR
     assert "the control thread has ended" in message
+
+
+@needs_ros
+def test_messages_of_every_severity_reach_the_log_of_ros(monkeypatch):
+    from rclpy.logging import get_logger
+
+    from robotics.ros2.diagnostics import RosLog
+
+    failed = []
+    handler = RosLog(get_logger("severities"))
+    monkeypatch.setattr(handler, "handleError", failed.append)
+    for level in (logging.WARNING, logging.INFO, logging.WARNING):
+        handler.emit(logging.LogRecord("runtime", level, "", 0, "tick %d", (3,), None))
+    assert not failed
+    handler._logger = None
+    handler.emit(logging.LogRecord("runtime", logging.INFO, "", 0, "tick", (), None))
+    assert len(failed) == 1
 
 
 def test_robotics_is_imported_without_ros():
