@@ -30,7 +30,7 @@ from robotics.policy.normalise import Normaliser
 from tests.robotics.policy.gaussian import identity
 
 RATE = 10.0
-WAIT_S = 60.0  # importing torch on a busy machine
+WAIT_S = 120.0  # importing torch on a busy machine
 CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
 
 
