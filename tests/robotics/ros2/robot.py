@@ -74,7 +74,7 @@ def parameters(policy: Path) -> dict[str, Any]:
         "observation_types": ["sensor_msgs/msg/JointState"], "observation_max_age_ms": [350.0],
         "observation_joints": ["shoulder", "elbow"], "position_observation": "arm", "position_columns": [0, 1],
         "action_low": [-1.0, -1.0], "action_high": [1.0, 1.0], "action_velocity": [2.0, 2.0],
-        "action_acceleration": [10.0, 10.0], "stop_after_s": 0.5, "preview": 3, "topic_timeout_s": 5.0,
+        "action_acceleration": [10.0, 10.0], "stop_after_s": 20.0, "preview": 3, "topic_timeout_s": 5.0,
         "max_chunk_age": 4, "output": "joint_trajectory", "action_names": ["shoulder", "elbow"],
         "command_topic": "/arm/joint_trajectory",
     }  # fmt: skip

@@ -89,6 +89,7 @@ def test_commands_begin_where_the_robot_is_and_keep_the_rate(robot):
 
 
 def test_dead_publisher_leads_to_a_hold_then_a_stop_and_reset_leaves_it(robot):
+    robot.set(stop_after_s=1.0)
     commanding(robot)
     missed = told_numbers(robot.told("full"))["missed_ticks"]
     robot.publishing = False
@@ -150,6 +151,7 @@ def test_parameters_out_of_range_are_refused_and_none_changes_a_configured_node(
 
 
 def test_inactive_node_commands_nothing_and_a_paused_one_holds(robot):
+    robot.set(stop_after_s=1.0)
     assert robot.transition(CONFIGURE)
     assert not robot.pause(True)
     count = len(robot.commands)
@@ -160,7 +162,7 @@ def test_inactive_node_commands_nothing_and_a_paused_one_holds(robot):
     assert robot.pause(True)
     robot.told("hold: paused")
     still = len(robot.commands)
-    until(lambda: len(robot.commands) >= still + 8)  # longer than stop_after_s
+    until(lambda: len(robot.commands) >= still + 13)  # longer than stop_after_s
     assert np.ptp(checked(robot.commands[still + 2 :]), axis=0).max() == 0
     assert robot.pause(False)
     robot.told("full")
