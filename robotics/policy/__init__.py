@@ -15,4 +15,5 @@
 | training, files, official | loop, checkpoints, checkpoints of others |
 | distilling | a student of one or two network calls |
 | pusht, evaluation | the Push-T task and its protocol |
+| runtime | a policy in command of a robot: deadlines, gates, a ladder of fallbacks |
 """

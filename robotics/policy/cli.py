@@ -11,7 +11,6 @@ from shared.errors import InputError
 from shared.options import Device, Json, Overwrite, Quiet, Seed
 
 if TYPE_CHECKING:
-    from robotics.policy.warmstart import WarmStart
     from shared.sampling import Solver
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -226,13 +225,14 @@ def evaluate(
     from robotics.policy.execution import named_execution
     from robotics.policy.files import load_policy
     from robotics.policy.pusht import PushT
+    from robotics.policy.warmstart import warm_start_of
     from shared.devices import resolve_device
     from shared.numbers import write_numbers
 
     if env not in ENVIRONMENTS:
         raise InputError("--env", found=repr(env), expected=f"one of {', '.join(ENVIRONMENTS)}", fix="Correct it.")
     loaded = load_policy(policy, resolve_device(device))
-    warm = _warm_start(warm_start, levels, renoise)
+    warm = warm_start_of(warm_start, levels, renoise, source="--warm-start")
     acting = named_execution(
         execution,
         loaded,
@@ -271,37 +271,6 @@ def _solver(name: str) -> Solver:
         raise InputError(
             "--solver", found=f"{name}, which needs options", expected="ddim, ancestral, multistep, unipc, ...",
             fix="Use it from Python: RollingPolicy(solver=...).",
-        ) from error  # fmt: skip
-
-
-def _warm_start(name: str, levels: str | None, renoise: float | None) -> WarmStart:
-    """Return the warm start of a mode or a file, with the levels and the share of noise that were asked for."""
-    import json
-
-    from pydantic import ValidationError
-
-    from robotics.policy.warmstart import MODES, WarmStart
-
-    values: dict[str, Any] = {"mode": name}
-    if name not in MODES:
-        try:
-            values = json.loads(Path(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                "--warm-start", found=repr(name), expected=f"{', '.join(MODES)}, or a file of calibrate",
-                fix="Correct it.",
-            ) from error  # fmt: skip
-    if levels is not None:
-        values["levels"] = [part.strip() for part in levels.split(",")]
-    if renoise is not None:
-        values["renoise"] = renoise
-    try:
-        return WarmStart.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"--warm-start {'.'.join(map(str, first['loc']))}", found=f"{first.get('input')!r}", expected=first["msg"],
-            fix="Levels are entries of the noise table that fall, such as 20,10,4,0.",
         ) from error  # fmt: skip
 
 

@@ -20,14 +20,17 @@ Reference: Duan, Yin and Kragic, Real-Time Iteration Scheme for Diffusion Policy
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat, ValidationError, field_validator
 from torch import Tensor
 
 from robotics.policy.config import Settings
+from shared.errors import InputError
 from shared.process import NoiseProcess, along_batch, standard_normal
 
 MODES = ("cold", "shift", "shift+renoise", "extrapolate")
@@ -80,6 +83,40 @@ class WarmStart(Settings):
         alpha, sigma = along_batch(process.alpha(t), guess), along_batch(process.sigma(t), guess)
         z = standard_normal(guess.shape, generator, dtype=guess.dtype, device=guess.device)
         return alpha * guess + self.renoise * sigma * z
+
+
+def warm_start_of(name: str, levels: str | None, renoise: float | None, *, source: str) -> WarmStart:
+    """Return the warm start of a mode or a file, with the levels and the share of noise that were asked for.
+
+    Args:
+        name: one of `MODES`, or a file that `fewstep policy calibrate` wrote.
+        levels: "20,10,4,0"; None is the default or the file's.
+        renoise: r; None is the default or the file's.
+        source: option or parameter, for errors.
+
+    Raises:
+        InputError: neither a mode nor such a file, or values that make no warm start.
+    """
+    values: dict[str, Any] = {"mode": name}
+    if name not in MODES:
+        try:
+            values = json.loads(Path(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                source, found=repr(name), expected=f"{', '.join(MODES)}, or a file of calibrate", fix="Correct it."
+            ) from error
+    if levels is not None:
+        values["levels"] = [part.strip() for part in levels.split(",")]
+    if renoise is not None:
+        values["renoise"] = renoise
+    try:
+        return WarmStart.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            f"{source} {'.'.join(map(str, first['loc']))}", found=f"{first.get('input')!r}", expected=first["msg"],
+            fix="Levels are entries of the noise table that fall, such as 20,10,4,0.",
+        ) from error  # fmt: skip
 
 
 def shifted(chunk: Tensor, executed: Tensor, *, linear: bool = False) -> Tensor:

@@ -1,0 +1,1 @@
+"""Executables of fewstep's ROS 2 nodes."""
