@@ -10,7 +10,7 @@ import typer
 from remote_sensing.packages import require_packages
 from remote_sensing.training.cli import pretrain, train
 from shared.errors import InputError
-from shared.options import Device, Json, Overwrite, Quiet
+from shared.options import Device, Json, Overwrite, Quiet, number_or_word
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -112,12 +112,12 @@ def detect(
                 "precision": precision,
                 "device": device,
                 "normalisation": normalise,
-                "threshold": None if threshold is None else _number_or_word(threshold),
+                "threshold": None if threshold is None else number_or_word(threshold),
                 "labels": labels,
                 "unchanged": unchanged,
                 "bands_before": bands_before or bands,
                 "bands_after": bands_after or bands,
-                "nodata": _number_or_word(nodata),
+                "nodata": number_or_word(nodata),
                 "exclude": exclude,
                 "grid": grid,
                 "resampling": resampling,
@@ -201,10 +201,3 @@ def _tell(facts: dict) -> None:
         f"{facts['seconds']:.1f} s (MPix/s: {rates}).",
         err=True,
     )
-
-
-def _number_or_word(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text

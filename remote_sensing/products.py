@@ -158,21 +158,20 @@ def _is_raster(asset: Asset) -> bool:
 
 def _asset_bands(key: str, asset: Asset) -> list[ProductBand]:
     described: list[dict[str, Any]] = asset.extra_fields.get("bands") or asset.extra_fields.get("eo:bands") or []
-    nodata = _number(asset.extra_fields.get("nodata"))
     raster = asset.extra_fields.get("raster:bands") or []
     file = _gdal_name(str(asset.get_absolute_href() or asset.href))
-    if len(described) <= 1:
-        told = described[0] if described else {}
-        common = told.get("eo:common_name") or told.get("common_name")
-        names = tuple(dict.fromkeys(name for name in (key, told.get("name"), common) if name))
-        own = _number(told.get("nodata"), raster[0].get("nodata") if raster else None, nodata)
-        return [ProductBand(file, 1 if described else None, names, own)]
     found = []
-    for number, told in enumerate(described, start=1):
-        common = told.get("eo:common_name") or told.get("common_name")
-        names = tuple(dict.fromkeys(name for name in (told.get("name"), common, key) if name))
-        own = _number(told.get("nodata"), raster[number - 1].get("nodata") if len(raster) >= number else None, nodata)
-        found.append(ProductBand(file, number, names, own))
+    for number, told in enumerate(described or [{}], start=1):
+        own = (told.get("name"), told.get("eo:common_name") or told.get("common_name"))
+        # The asset names its only band; of several it is what they share.
+        names = (key, *own) if len(described) <= 1 else (*own, key)
+        nodata = _number(
+            told.get("nodata"),
+            raster[number - 1].get("nodata") if len(raster) >= number else None,
+            asset.extra_fields.get("nodata"),
+        )
+        kept = tuple(dict.fromkeys(name for name in names if name))
+        found.append(ProductBand(file, number if described else None, kept, nodata))
     return found
 
 
