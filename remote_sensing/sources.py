@@ -2,6 +2,9 @@
 
 Every read goes through GDAL warped virtual rasters in float32 whose nodata is NaN, so that missing source pixels never
 enter an interpolation, whatever their value. What is valid is decided by the nearest source pixel.
+
+Values are in the unit of the sensor wherever file or product say how to get there (scale and offset), so that two dates
+stored in different ways, such as Sentinel-2 before and after processing baseline 04.00, do not differ by that.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 WARP_TOLERANCE = 0.05  # pixels by which GDAL may interpolate a map projection; it is exact between equal CRS
+UNITS = (1.0, 0.0)  # of stored numbers that are the values
 # GDAL's warper needs some CRS even where none is: any projected one, the same on both sides, does nothing.
 PIXEL_CRS = rasterio.crs.CRS.from_epsg(3857)
 
@@ -48,6 +52,7 @@ class Source:
         dtype: of the file.
         grid: of the file.
         notes: sentences a user must read.
+        units: (scale, offset) of each band, value = scale stored + offset; empty where stored numbers are the values.
         parts: the files of a product (`products`), of which this then is the whole; its grid is the finest of theirs.
     """
 
@@ -58,7 +63,13 @@ class Source:
     dtype: str
     grid: MapGrid
     notes: tuple[str, ...] = ()
+    units: tuple[tuple[float, float], ...] = ()
     parts: tuple[Source, ...] = ()
+
+    @property
+    def scaled(self) -> bool:
+        """Whether its values are stored ones brought to another unit."""
+        return bool(self.units) or any(part.units for part in self.parts)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -142,6 +153,8 @@ def _product_source(product: Product, bands: str | None, nodata: float | Literal
         part = _file_source(Path(file), numbers, value, georeferenced=True)
         if len(part.bands) == len(chosen):
             part = replace(part, names=tuple(band.names[0] for band in chosen))
+            if any(band.units for band in chosen):
+                part = replace(part, units=tuple(band.units or UNITS for band in chosen))
         parts.append(part)
     finest = min(parts, key=lambda part: part.grid.pixel_size()[0])
     values = {part.nodata for part in parts}
@@ -153,7 +166,7 @@ def _product_source(product: Product, bands: str | None, nodata: float | Literal
         finest.dtype,
         finest.grid,
         tuple(note for part in parts for note in part.notes),
-        tuple(parts),
+        parts=tuple(parts),
     )
 
 
@@ -184,7 +197,10 @@ def _file_source(
             elif value is None and np.dtype(dataset.dtypes[chosen[0] - 1]).kind == "f":
                 value = float("nan")
         names = tuple(dataset.descriptions[band - 1] or f"band {band}" for band in chosen)
-        return Source(path, chosen, names, value, dataset.dtypes[chosen[0] - 1], grid, tuple(notes))
+        units = tuple((dataset.scales[band - 1], dataset.offsets[band - 1]) for band in chosen)
+        if all(unit == UNITS for unit in units):
+            units = ()
+        return Source(path, chosen, names, value, dataset.dtypes[chosen[0] - 1], grid, tuple(notes), units)
 
 
 class GridReader:
@@ -268,6 +284,9 @@ def _read(
             expected="a complete raster",
             fix="Copy or download the file again.",
         ) from error
+    if source.units:
+        scale, offset = np.array(source.units, np.float32).T[:, :, None, None]
+        values = scale * values + offset
     return values, valid
 
 
