@@ -93,6 +93,10 @@ class Augmenter:
         """Return the batch changed, its crops cut from the middle of the windows."""
         if self.settings == Augmentation():
             return batch
+        with torch.no_grad(), torch.autocast(batch.before.device.type, enabled=False):  # places need all their digits
+            return self._changed(batch, generator)
+
+    def _changed(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         before, after, label = batch.before, batch.after, batch.label
         known = (before.isfinite() & after.isfinite()).all(1)
         before, after = (torch.where(known[:, None], date, 0.0) for date in (before, after))
