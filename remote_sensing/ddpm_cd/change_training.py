@@ -19,12 +19,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from remote_sensing.ddpm_cd.augment import Augmentation, Augmenter
+from remote_sensing.ddpm_cd.calibration import LogitCounts
 from remote_sensing.ddpm_cd.config import DetectorConfig, Share
 from remote_sensing.ddpm_cd.crops import CHANGED, UNKNOWN, PairCrops, PairScene, check_pairs, digest
 from remote_sensing.ddpm_cd.detector import ChangeDetector
@@ -32,6 +34,8 @@ from remote_sensing.ddpm_cd.files import filled, fingerprint, save_detector
 from remote_sensing.ddpm_cd.loop import LoopSettings, Trainer, seeded
 from remote_sensing.ddpm_cd.unet import UNet
 from shared.errors import InputError
+
+SMALLEST_PROBABILITY = 1e-7  # beyond which the logit of a float32 is rounding
 
 
 class ChangeTraining(LoopSettings):
@@ -63,7 +67,8 @@ class ChangeTrainer(Trainer):
         folder: where its files lie; resumed from if it holds `state.pt`.
         unet: pretrained, of the size in the settings; None starts with random weights.
         teacher: whose probability is learned instead of labels.
-        held_out: labelled pairs on which F1 and IoU at probability 1/2 are logged with each checkpoint.
+        held_out: labelled pairs on which F1 and IoU at probability 1/2 are logged with each checkpoint, and the
+            probability is calibrated in the end.
         device: where to compute.
 
     Raises:
@@ -197,8 +202,27 @@ class ChangeTrainer(Trainer):
         }  # fmt: skip
 
     def export_to(self, path: Path, described: Mapping[str, Any]) -> None:
-        """Write the averaged weights, usable by `load_detector`, with facts besides those of `facts`."""
-        save_detector(path, self.config, self._tensors(), {**described, **self.facts()})
+        """Write the averaged weights, usable by `load_detector`, with facts besides those of `facts`.
+
+        The probability is calibrated on the held-out pairs, if there are any; the boundary stays 1/2.
+        """
+        config, facts = self._calibrated()
+        save_detector(path, config, self._tensors(), {**described, **self.facts(), **facts})
+
+    def _calibrated(self) -> tuple[DetectorConfig, dict[str, Any]]:
+        detector, counts = self.averaged(), LogitCounts()
+        for pair in self.held_out:
+            if pair.label is not None:
+                p, label = self._map(detector, pair).numpy(), np.asarray(pair.label)
+                known = (label != UNKNOWN) & np.isfinite(p)
+                p = np.clip(p[known].astype(np.float64), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+                counts.add(np.log(p / (1 - p)), label[known] == CHANGED)
+        fitted = counts.fit()
+        if fitted is None:
+            return self.config, {}
+        temperature, shift = fitted
+        updated = self.config.model_copy(update={"temperature": temperature, "logit_shift": shift})
+        return updated, {"calibrated_on": len(self.held_out), "temperature": temperature, "logit_shift": shift}
 
     def _tensors(self) -> dict[str, Tensor]:
         if self.trained is self.detector:
