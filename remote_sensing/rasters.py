@@ -176,6 +176,18 @@ class Pair:
         )
         return dates, np.concatenate([bad, worse], axis)
 
+    def valid(self, window: Window) -> NDArray[np.bool_]:
+        """Return where both dates have data, bool (rows, columns), without an interpolation; False where damaged."""
+        try:
+            known = [reader.valid(window) for reader in self._readers]
+            if self._mask_reader is not None:
+                known.append(np.nan_to_num(self._mask_reader.read(window)[0][0]) == 0)
+        except InputError:
+            if not self.keep_going:
+                raise
+            return np.zeros((window.height, window.width), bool)
+        return np.logical_and.reduce(known)
+
     def patches(self, windows: list[Window], *, workers: int = 2) -> Iterator[Patch]:
         """Yield the windows in order while the next ones are read by `workers` threads."""
         yield from read_ahead(self.read, windows, workers=workers)

@@ -357,7 +357,7 @@ def test_another_crs_and_resolution_of_the_second_date_cost_little(tmp_path, tai
     pair = open_pair(taizhou / "2000TM", taizhou / "2003TM")
     with rasterio.open(taizhou / "2003TM") as dataset:
         transform, width, height = rasterio.warp.calculate_default_transform(
-            dataset.crs, "EPSG:3857", dataset.width, dataset.height, *dataset.bounds, resolution=20
+            dataset.crs, "EPSG:3857", dataset.width, dataset.height, *dataset.bounds, resolution=32
         )
         values = np.zeros((6, height, width), np.uint8)
         rasterio.warp.reproject(
@@ -365,8 +365,8 @@ def test_another_crs_and_resolution_of_the_second_date_cost_little(tmp_path, tai
             dst_crs="EPSG:3857", resampling=rasterio.warp.Resampling.cubic,
         )  # fmt: skip
     after = write(tmp_path / "b.tif", values, crs="EPSG:3857", transform=transform, nodata=0)
-    detect(taizhou / "2000TM", after, tmp_path / "out", Settings(resampling="cubic"))
+    detect(taizhou / "2000TM", after, tmp_path / "out", Settings())
     with rasterio.open(tmp_path / "out" / "change.tif") as dataset:
         assert dataset.transform == pair.grid.transform
         assert dataset.crs == pair.grid.crs
-    assert scores(tmp_path / "out", taizhou)["f1"] >= 0.93
+    assert scores(tmp_path / "out", taizhou)["f1"] >= 0.93, scores(tmp_path / "out", taizhou)
