@@ -29,15 +29,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.tinycd import load_tinycd
 from remote_sensing import tiling
 from remote_sensing.classical import fit_classical
-from remote_sensing.ddpm_cd.change_training import ChangeTrainer
-from remote_sensing.ddpm_cd.crops import CHANGED, UNKNOWN, PairCrops, PairScene
+from remote_sensing.ddpm_cd.change_training import ChangeTrainer, augmented_crops, change_loss
+from remote_sensing.ddpm_cd.crops import CHANGED, UNKNOWN, PairScene
 from remote_sensing.ddpm_cd.files import load_detector, load_diffusion
 from remote_sensing.ddpm_cd.loop import LoopSettings, Trainer, seeded
 from remote_sensing.ddpm_cd.pretraining import PretrainingTrainer
@@ -114,11 +113,15 @@ class EarlyFusionTrainer(Trainer):
 
     output = "u-net.pt"
 
-    def __init__(self, settings: LoopSettings, pairs: Sequence[PairScene], folder: Path, on_change: float) -> None:
-        self.crops = PairCrops(pairs, settings.crop, on_change)
+    def __init__(self, config: TrainConfig, pairs: Sequence[PairScene], folder: Path, device: str = "cpu") -> None:
+        settings = LoopSettings.model_validate(config.model_dump(include=set(LoopSettings.model_fields)))
+        limits, self.overlap = [(0.0, 255.0)] * len(pairs[0].before), config.overlap
+        self.augmenter, self.crops = augmented_crops(config.augment, pairs, limits, settings.crop, config.on_change)
         self.unet = seeded(lambda: EarlyFusion(len(pairs[0].before)), settings.seed)
+        self.unet.to(device)
         shares = [(list(self.unet.parameters()), 1.0)]
-        super().__init__(settings, self.unet, folder, device="cpu", shares=shares, identity={"pairs": len(pairs)})
+        identity = {"pairs": len(pairs), "augment": config.augment.model_dump(), "overlap": config.overlap}
+        super().__init__(settings, self.unet, folder, device=device, shares=shares, identity=identity)
         self.unet.train()
 
     @property
@@ -127,13 +130,11 @@ class EarlyFusionTrainer(Trainer):
         return self.unet
 
     def loss(self, generator: torch.Generator) -> Tensor:
-        """Return the mean cross entropy of the labelled pixels of one batch."""
-        batch = self.crops.draw(self.settings.batch, generator)
-        known = (batch.label != UNKNOWN).float()
-        error = F.binary_cross_entropy_with_logits(
-            self.unet(batch.before, batch.after), (batch.label == CHANGED).float(), reduction="none"
-        )
-        return (known * error).sum() / known.sum().clamp_min(1e-6)
+        """Return the loss of `ChangeTrainer` for one batch."""
+        batch = self.augmenter(self.crops.draw(self.settings.batch, generator).to(self.device), generator)
+        known = (batch.label != UNKNOWN) & (batch.before.isfinite() & batch.after.isfinite()).all(1)
+        logit = self.unet(batch.before.nan_to_num(127.5), batch.after.nan_to_num(127.5)).float()
+        return change_loss(logit, (batch.label == CHANGED).float(), known.float(), self.overlap)
 
     def facts(self) -> dict[str, Any]:
         """Return the number of steps."""
@@ -195,6 +196,7 @@ class Benchmark:
         steps: of every training on labels; None is the configuration's.
         seed: of every training on labels.
         folds: scenes that are left out in turn; None is all.
+        device: of the trainings and of DDPM-CD's scores.
     """
 
     root: Path
@@ -203,6 +205,7 @@ class Benchmark:
     steps: int | None = None
     seed: int = 0
     folds: Sequence[str] | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         self.data = files_of(self.root)
@@ -220,7 +223,7 @@ class Benchmark:
         config = load_config("remote_sensing/light_diffusion", PretrainConfig)
         folder = gather_unlabelled(self.root, self.work / "unlabelled", self.data)
         files = [read_scene(path, self.work / "data", bands=None, nodata="auto") for path in rasters_in(folder)]
-        return PretrainingTrainer(config.settings(), files, self.work / "diffusion").run(tell)
+        return PretrainingTrainer(config.settings(), files, self.work / "diffusion", device=self.device).run(tell)
 
     def detector(self, method: str, fold: str) -> tuple[tiling.Detector | None, dict[str, float]]:
         """Return what a method makes of a fold's labels, and what it cost; None where it is fitted to each pair."""
@@ -233,20 +236,19 @@ class Benchmark:
         pairs = [self.scene(files) for files in (*kept, *self.data.train_crops)]
         folder = self.work / f"{method}_{fold}"
         if method == "u-net":
-            settings = LoopSettings.model_validate(self.config.model_dump(include=set(LoopSettings.model_fields)))
-            trainer: Trainer = EarlyFusionTrainer(settings, pairs, folder, self.config.on_change)
+            trainer: Trainer = EarlyFusionTrainer(self.config, pairs, folder, self.device)
             path = trainer.run(tell)
             unet = EarlyFusion(len(pairs[0].before))
             unet.load_state_dict(torch.load(path, weights_only=True))
             unet.eval()
-            found: tiling.Detector = Tiles(lambda before, after: torch.sigmoid(unet(before, after)), settings.crop)
+            found: tiling.Detector = Tiles(lambda before, after: torch.sigmoid(unet(before, after)), self.config.crop)
         else:
             unet_, diffusion, _ = load_diffusion(self.pretrained())
             share = {"ddpm-cd": 1.0, "ddpm-cd-frozen": 0.0, "random-start": 1.0}[method]
             config = self.config.model_copy(update={"unet_share": share})
             start = None if method == "random-start" else unet_
-            trainer = ChangeTrainer(config.settings(diffusion), pairs, folder, unet=start)
-            found = PatchDetector(*load_detector(trainer.run(tell)))
+            trainer = ChangeTrainer(config.settings(diffusion), pairs, folder, unet=start, device=self.device)
+            found = PatchDetector(*load_detector(trainer.run(tell), self.device))
         return found, {"parameters": _size(trainer.network), "seconds": round(trainer.seconds)}
 
     def row(self, method: str, fold: str) -> dict[str, Any]:
@@ -306,10 +308,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of every training on labels")
     parser.add_argument("--method", action="append", choices=METHODS, help="may be repeated; default: all")
     parser.add_argument("--fold", action="append", help="scene that is left out; may be repeated; default: all")
+    parser.add_argument("--device", default="cpu", help="of the trainings: cpu, cuda")
     parser.add_argument("--json", type=Path, help="also write the numbers as a flat JSON object")
     arguments = parser.parse_args()
     benchmark = Benchmark(
-        arguments.data, arguments.work, arguments.start, arguments.steps, arguments.seed, arguments.fold
+        arguments.data,
+        arguments.work,
+        arguments.start,
+        arguments.steps,
+        arguments.seed,
+        arguments.fold,
+        arguments.device,
     )
     numbers: dict[str, float] = {}
     lines = []

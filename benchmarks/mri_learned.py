@@ -85,7 +85,7 @@ def measure(
             scores = judge(reference, found.image * support)
             row |= scores if index == 0 else {f"{name}.{metric}": value for metric, value in scores.items()}
         if full is not None and found.kspace is not None:
-            row["withheld.snr"] = withheld(full, found.kspace, scan.mask[0])
+            row["withheld.snr"] = withheld(full, found.kspace(), scan.mask[0])
         rows[method] = row
     return rows
 

@@ -49,13 +49,14 @@ class Found:
         image: magnitude (y, x).
         seconds: wall time.
         residual: ||A x - y||^2 over the number of samples; None where A is not known.
-        kspace: F S x, complex (coil, y, x), what the image and its maps say of every sample; None where not known.
+        kspace: gives F S x, complex (coil, y, x), what the image and its maps say of every sample; computed only when
+            asked for, since it is no part of the method; None where not known.
     """
 
     image: Tensor
     seconds: float
     residual: float | None = None
-    kspace: Tensor | None = None
+    kspace: Callable[[], Tensor] | None = None
 
 
 Run = Callable[[RawScan], Found]
@@ -123,8 +124,11 @@ def trained_runner(settings: Settings, device: str) -> Run:
         operator = CartesianSense(images.maps, fitted.mask)
         energy = float((operator(images.image) - fitted.kspace).norm()) ** 2
         residual = energy / (int(fitted.mask.sum()) * fitted.coils)
-        kspace = fft_centred(images.maps * images.image[:, :, None])[0, 0] if fitted.coils == scan.coils else None
-        return Found(images.image[0, 0].abs(), seconds, residual, kspace)
+
+        def kspace() -> Tensor:
+            return fft_centred(images.maps * images.image[:, :, None])[0, 0]
+
+        return Found(images.image[0, 0].abs(), seconds, residual, kspace if fitted.coils == scan.coils else None)
 
     return run
 
@@ -143,8 +147,11 @@ def classical(settings: Settings) -> Run:
         start = time.perf_counter()
         result = reconstruct_slice(scan, settings, generator=torch.Generator().manual_seed(0))
         seconds = time.perf_counter() - start
-        maps = coil_maps_of(scan, crop=settings.map_crop or METHODS[settings.method].map_crop)[0][0, 0]
-        kspace = fft_centred(maps * result.image[0])
+
+        def kspace() -> Tensor:
+            maps = coil_maps_of(scan, crop=settings.map_crop or METHODS[settings.method].map_crop)[0][0, 0]
+            return fft_centred(maps * result.image[0])
+
         return Found(result.image[0].abs(), seconds, result.residual_energy / result.noise_energy, kspace)
 
     return run
@@ -177,10 +184,13 @@ def bart_nlinv(scan: RawScan) -> Found:
 
 def _found(scan: RawScan, image: Tensor, maps: Tensor, seconds: float) -> Found:
     """Return what BART found; its unit is fitted to the measured samples."""
-    kspace = fft_centred(maps.movedim(-1, 0) * image[..., 0])
-    measured, told = scan.kspace[0][:, scan.mask[0]], kspace[:, scan.mask[0]]
-    unit = (told.conj() * measured).sum() / told.abs().square().sum().clamp_min(1e-30)
-    return Found(image[..., 0].abs(), seconds, kspace=unit * kspace)
+
+    def kspace() -> Tensor:
+        every = fft_centred(maps.movedim(-1, 0) * image[..., 0])
+        measured, told = scan.kspace[0][:, scan.mask[0]], every[:, scan.mask[0]]
+        return every * (told.conj() * measured).sum() / told.abs().square().sum().clamp_min(1e-30)
+
+    return Found(image[..., 0].abs(), seconds, kspace=kspace)
 
 
 CLASSICAL: dict[str, Run] = {

@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=128)
     parser.add_argument("--tests", type=int, default=12)
     parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--batch", type=int, default=PriorTraining.model_fields["batch"].default)
     parser.add_argument("--rounds", type=int, default=4)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -53,7 +54,9 @@ def main() -> None:
         matrix=(side, side), pixel_mm=(0.8 * pixel, 1.1 * pixel), coils=(6, 8), snr=(20, 60), contrasts=("T1w",),
         patterns=("equispaced", "random", "gaussian"), accelerations=(2.0, 3.0, 4.0),
     )  # fmt: skip
-    config = PriorTraining(ranges=ranges, steps=arguments.steps, warm_up=50, average=0.99, checkpoint_seconds=1e6)
+    config = PriorTraining(
+        ranges=ranges, steps=arguments.steps, batch=arguments.batch, warm_up=50, average=0.99, checkpoint_seconds=1e6
+    )
     cache = arguments.work / "anatomies"
     train = AnatomyCache(subjects("train", arguments.data), arguments.data, cache)
     test = AnatomyCache(subjects("test", arguments.data), arguments.data, cache)

@@ -10,7 +10,7 @@ import typer
 from remote_sensing.packages import require_packages
 from remote_sensing.training.cli import pretrain, train
 from shared.errors import InputError
-from shared.options import Device, Json, Overwrite, Quiet
+from shared.options import Device, Json, Overwrite, Quiet, number_or_word
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -62,8 +62,15 @@ def detect(
     ] = False,
     min_area: Annotated[float, typer.Option(help="Drop changed areas below so many m2.")] = 0.0,
     vectors: Annotated[str, typer.Option(help="Polygon formats: gpkg,fgb,geojson,parquet.")] = "gpkg",
+    probability_type: Annotated[
+        str, typer.Option(help="Of probability.tif: float32, or uint8 of a quarter of the size, with a scale.")
+    ] = "float32",
     date_before: Annotated[str | None, typer.Option(help="ISO date; default: from the file.")] = None,
     date_after: Annotated[str | None, typer.Option(help="ISO date; default: from the file.")] = None,
+    keep_going: Annotated[
+        bool,
+        typer.Option("--keep-going", help="Do the rest where a file is damaged: nodata there, and exit code 1."),
+    ] = False,
     skip_unchanged: Annotated[
         float | None,
         typer.Option(help="Skip tiles of whose pixels IR-MAD calls less than this share changed, such as 0.005."),
@@ -112,18 +119,19 @@ def detect(
                 "precision": precision,
                 "device": device,
                 "normalisation": normalise,
-                "threshold": None if threshold is None else _number_or_word(threshold),
+                "threshold": None if threshold is None else number_or_word(threshold),
                 "labels": labels,
                 "unchanged": unchanged,
                 "bands_before": bands_before or bands,
                 "bands_after": bands_after or bands,
-                "nodata": _number_or_word(nodata),
+                "nodata": number_or_word(nodata),
                 "exclude": exclude,
                 "grid": grid,
                 "resampling": resampling,
                 "pixel_grid": pixel_grid,
                 "min_overlap": min_overlap,
                 "coregister": coregister,
+                "keep_going": keep_going,
                 "skip_unchanged": skip_unchanged,
                 "audit": audit,
                 "seed": seed,
@@ -132,6 +140,7 @@ def detect(
                 "cluster": cluster,
                 "min_area": min_area,
                 "vectors": tuple(part.strip() for part in vectors.split(",")),
+                "probability_type": probability_type,
                 "date_before": date_before,
                 "date_after": date_after,
             }
@@ -153,6 +162,14 @@ def detect(
         _tell(result.facts)
     for path in result.files:
         typer.echo(str(path))
+    if lost := result.facts["damaged_windows"]:
+        row, col, rows, cols = lost[0]
+        typer.echo(
+            f"fewstep: {len(lost)} of {result.facts['tiles']} tiles could not be read as a whole, such as rows "
+            f"{row} to {row + rows}, columns {col} to {col + cols}: no data there. result.json lists them.",
+            err=True,
+        )
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -163,6 +180,9 @@ def evaluate(
         Path | None, typer.Option(help="Raster of the unchanged pixels, when labels are sparse; or a folder.")
     ] = None,
     threshold: Annotated[float, typer.Option(help="Of probabilities.")] = 0.5,
+    objects: Annotated[
+        bool, typer.Option("--objects", help="Also precision and recall of whole changed areas (IoU of 1/2 or more).")
+    ] = False,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -172,7 +192,7 @@ def evaluate(
     from shared.numbers import write_numbers
 
     masks, labels, sparse = scenes_in(mask, label, unchanged)
-    pooled, scenes = evaluate_many(masks, labels, sparse, threshold=threshold)
+    pooled, scenes = evaluate_many(masks, labels, sparse, threshold=threshold, objects=objects)
     if json is not None:
         write_numbers(json, pooled)
     if quiet:
@@ -201,10 +221,3 @@ def _tell(facts: dict) -> None:
         f"{facts['seconds']:.1f} s (MPix/s: {rates}).",
         err=True,
     )
-
-
-def _number_or_word(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text

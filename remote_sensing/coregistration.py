@@ -94,8 +94,7 @@ def _textured_windows(pair: Pair) -> list[Window]:
     ]
     # A thinned look at each candidate is as expensive as reading it, so only a regular choice is looked at.
     keep = np.unique(np.linspace(0, len(candidates) - 1, min(len(candidates), LOOKED_AT)).round().astype(int))
-    shares = (float(patch.valid.mean()) for patch in pair.patches([candidates[index] for index in keep]))
-    good = [int(index) for index, share in zip(keep, shares, strict=True) if share >= VALID_SHARE]
+    good = [int(index) for index in keep if pair.valid(candidates[index]).mean() >= VALID_SHARE]
     if not good:
         return []
     chosen = np.unique(np.linspace(0, len(good) - 1, min(len(good), WINDOWS)).round().astype(int))

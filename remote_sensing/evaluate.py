@@ -5,13 +5,21 @@ With the counts of labelled pixels tp, fp, fn, tn and n = tp + fp + fn + tn:
     precision = tp / (tp + fp)          recall = tp / (tp + fn)
     F1 = 2 tp / (2 tp + fp + fn)        IoU = tp / (tp + fp + fn)        OA = (tp + tn) / n
     kappa = (OA - p_e) / (1 - p_e),     p_e = ((tp + fp)(tp + fn) + (fn + tn)(fp + tn)) / n^2
+    area_bias = (tp + fp) / (tp + fn) - 1
+
+Of objects (pixels that share a side) a found one is right, and a true one is found, where an IoU is at least 1/2.
 
 Pixels without a label, and pixels of the mask without data, count nowhere. Where nothing is changed and nothing was
 found, there was nothing to miss: F1, IoU, precision, recall and kappa are 1. A ratio whose denominator alone is 0
-(precision of a mask that is empty although something changed) is 0.
+(precision of a mask that is empty although something changed) is 0. The bias of the changed area is 0.1 for 10 % too
+much; it is left out where nothing is changed.
 
-A mask of floating-point numbers is a probability. It is cut at a threshold, and scored as it is: Brier score, expected
-calibration error over 20 bins, and average precision, all from a histogram of 1,000 bins.
+A mask of floating-point numbers is a probability, and so is one of whole numbers with a scale (`--probability-type
+uint8`). It is cut at a threshold, and scored as it is: Brier score, expected calibration error over 20 bins, and
+average precision, all from a histogram of 1,000 bins.
+
+Several scenes are resampled with replacement to say how far F1 and IoU of other scenes like them may lie: 95 % of 2,000
+bootstrap samples, of whole scenes, because pixels of one scene are not independent.
 """
 
 from __future__ import annotations
@@ -31,6 +39,7 @@ from shared.errors import InputError
 
 BINS = 1000
 RELIABILITY_BINS = 20
+RESAMPLES = 2000
 
 
 @dataclass
@@ -45,6 +54,7 @@ class Confusion:
         no_data: labelled pixels where the mask has no data.
         histogram: of probabilities, int64 (2, bins), of unchanged and of changed pixels; None for a mask of classes.
         squares: sum of (p - label)^2.
+        objects: int64 (4,): found objects, right ones among them, true objects, found ones among them; None if unasked.
     """
 
     tp: int = 0
@@ -54,19 +64,18 @@ class Confusion:
     no_data: int = 0
     histogram: NDArray[np.int64] | None = field(default=None)
     squares: float = 0.0
+    objects: NDArray[np.int64] | None = field(default=None)
 
     def __add__(self, other: Confusion) -> Confusion:
-        histogram = self.histogram
-        if other.histogram is not None:
-            histogram = other.histogram if histogram is None else histogram + other.histogram
         return Confusion(
             self.tp + other.tp,
             self.fp + other.fp,
             self.fn + other.fn,
             self.tn + other.tn,
             self.no_data + other.no_data,
-            histogram,
+            _sum(self.histogram, other.histogram),
             self.squares + other.squares,
+            _sum(self.objects, other.objects),
         )
 
     def scores(self) -> dict[str, float]:
@@ -89,10 +98,23 @@ class Confusion:
             "tn": self.tn,
             "labelled_without_data": self.no_data,
         }
+        if tp + fn:
+            found["area_bias"] = (tp + fp) / (tp + fn) - 1
+        if self.objects is not None:
+            objects, right, true, seen = (int(count) for count in self.objects)
+            empty = objects + true == 0
+            found |= {
+                "objects_found": objects,
+                "objects_true": true,
+                "object_precision": 1.0 if empty else right / max(objects, 1),
+                "object_recall": 1.0 if empty else seen / max(true, 1),
+            }
         return found | (_calibration(self.histogram, self.squares) if self.histogram is not None else {})
 
 
-def evaluate(mask: Path, label: Path, unchanged: Path | None = None, *, threshold: float = 0.5) -> Confusion:
+def evaluate(
+    mask: Path, label: Path, unchanged: Path | None = None, *, threshold: float = 0.5, objects: bool = False
+) -> Confusion:
     """Count agreement of one mask with its labels, block by block.
 
     Args:
@@ -100,13 +122,14 @@ def evaluate(mask: Path, label: Path, unchanged: Path | None = None, *, threshol
         label: reference on the mask's map or, without georeference, of its size.
         unchanged: raster of the unchanged pixels, if the labels are sparse.
         threshold: of a probability.
+        objects: count objects too, for which mask and labels are held in memory.
 
     Raises:
         InputError: rasters that do not fit each other or hold other values, or no labelled pixel with data.
     """
     with open_raster(mask) as dataset:
         georeferenced = dataset.crs is not None
-        floating = np.dtype(dataset.dtypes[0]).kind == "f"
+        floating = np.dtype(dataset.dtypes[0]).kind == "f" or dataset.scales[0] != 1
         grid = MapGrid.of(dataset)
     if not georeferenced:
         grid = MapGrid(None, rasterio.Affine.identity(), grid.width, grid.height)
@@ -115,6 +138,7 @@ def evaluate(mask: Path, label: Path, unchanged: Path | None = None, *, threshol
         require_two_values(mask, reader, grid)
     labels = open_labels(label, unchanged, grid)
     total = Confusion()
+    pictures = np.zeros((2, *grid.shape), bool) if objects else None
     for window in grid.windows():
         values, valid = reader.read(window)
         truth = labels.read(window.row_off, window.col_off, valid.shape)
@@ -140,6 +164,11 @@ def evaluate(mask: Path, label: Path, unchanged: Path | None = None, *, threshol
             part.histogram = np.stack([np.histogram(p[changed == side], BINS, (0, 1))[0] for side in (False, True)])
             part.squares = float(np.sum((p.astype(np.float64) - changed) ** 2))
         total += part
+        if pictures is not None:
+            for picture, flags in zip(pictures, (found, changed), strict=True):
+                picture[window.toslices()][scored] = flags
+    if pictures is not None:
+        total.objects = _objects(pictures[0], pictures[1])
     if total.tp + total.fp + total.fn + total.tn == 0:
         raise InputError(
             label,
@@ -151,11 +180,20 @@ def evaluate(mask: Path, label: Path, unchanged: Path | None = None, *, threshol
 
 
 def evaluate_many(
-    masks: Sequence[Path], labels: Sequence[Path], unchanged: Sequence[Path | None], *, threshold: float = 0.5
+    masks: Sequence[Path],
+    labels: Sequence[Path],
+    unchanged: Sequence[Path | None],
+    *,
+    threshold: float = 0.5,
+    objects: bool = False,
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Return the scores of all scenes pooled, with means over the scenes under "mean_", and those of each scene."""
+    """Return the scores of all scenes pooled, and those of each scene.
+
+    With several scenes the pooled ones hold means over the scenes under "mean_", and the bounds of the bootstrap
+    under "_low" and "_high".
+    """
     parts = [
-        evaluate(mask, label, sparse, threshold=threshold)
+        evaluate(mask, label, sparse, threshold=threshold, objects=objects)
         for mask, label, sparse in zip(masks, labels, unchanged, strict=True)
     ]
     pooled = sum(parts, Confusion()).scores()
@@ -164,7 +202,24 @@ def evaluate_many(
         for name in ("f1", "iou", "oa", "kappa", "precision", "recall"):
             pooled[f"mean_{name}"] = float(np.mean([scene[name] for scene in scenes]))
         pooled["scenes"] = len(scenes)
+        pooled |= _bounds(parts)
     return pooled, scenes
+
+
+def _bounds(parts: Sequence[Confusion]) -> dict[str, float]:
+    """Return the 2.5th and 97.5th percentile of pooled F1 and IoU over bootstrap samples of the scenes."""
+    counts = np.array([[part.tp, part.fp, part.fn] for part in parts], dtype=np.float64)
+    drawn = np.random.default_rng(0).integers(len(parts), size=(RESAMPLES, len(parts)))
+    tp, fp, fn = counts[drawn].sum(1).T
+    nothing = tp + fp + fn == 0
+    wrong = np.where(nothing, 0.0, fp + fn)
+    right = np.where(nothing, 1.0, tp)
+    found = {"f1": 2 * right / (2 * right + wrong), "iou": right / (right + wrong)}
+    return {
+        f"{name}_{side}": float(np.percentile(values, percent))
+        for name, values in found.items()
+        for side, percent in (("low", 2.5), ("high", 97.5))
+    }
 
 
 def scenes_in(mask: Path, label: Path, unchanged: Path | None) -> tuple[list[Path], list[Path], list[Path | None]]:
@@ -194,6 +249,22 @@ def _twin(path: Path, folder: Path) -> Path:
             folder, found=f"no file {path.stem}.*", expected=f"the label of {path.name}", fix="Name labels like masks."
         )
     return found[0]
+
+
+def _sum(first: NDArray[np.int64] | None, second: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    return first if second is None else second if first is None else first + second
+
+
+def _objects(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the counts of `Confusion.objects`."""
+    from scipy.ndimage import label
+
+    (of_found, objects), (of_true, truths) = label(found), label(true)
+    both = found & true
+    pairs, shared = np.unique(np.stack([of_found[both], of_true[both]]), axis=1, return_counts=True)
+    sizes = np.bincount(of_found.ravel())[pairs[0]] + np.bincount(of_true.ravel())[pairs[1]]
+    alike = pairs[:, shared >= 0.5 * (sizes - shared)]
+    return np.array([objects, len(np.unique(alike[0])), truths, len(np.unique(alike[1]))])
 
 
 def _calibration(histogram: NDArray[np.int64], squares: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +35,7 @@ from remote_sensing.grid import MapGrid, crs_name
 from remote_sensing.labels import open_labels
 from remote_sensing.outputs.folder import check_output, publish, require_space, staging, writing
 from remote_sensing.outputs.page import write_pictures
-from remote_sensing.outputs.rasters import Counts, write_cog, write_plain
+from remote_sensing.outputs.rasters import Counts, write_coded, write_cog, write_plain
 from remote_sensing.outputs.stac import stac_item
 from remote_sensing.outputs.styles import write_styles
 from remote_sensing.outputs.vectors import trace, write_vectors
@@ -148,6 +148,7 @@ def detect(
                     pair, detector, tiles, store, cluster=settings.cluster, label=label, screen=screen
                 )
             facts |= {"tiles": len(tiles), "tiles_resumed": store.resumed, **timing.rates()}
+            facts |= _damaged(store, tiles)
             if screen is not None:
                 facts |= screening_facts(store, tiles)
                 facts["warnings"].append(screening_text(facts))
@@ -175,6 +176,7 @@ def _open(before: Path, after: Path, settings: Settings) -> Pair:
         resampling=settings.resampling,
         pixel_grid=settings.pixel_grid,
         excluded=settings.exclude,
+        keep_going=settings.keep_going,
     )
     overlap = footprint_overlap(pair)
     if overlap < settings.min_overlap:
@@ -232,6 +234,15 @@ def _warnings(pair: Pair, shift: Shift, settings: Settings, cover: float) -> lis
     return found
 
 
+def _damaged(store: tiling.TileStore, tiles: Sequence[tiling.Tile]) -> dict[str, Any]:
+    """Return the tiles that could not be read as a whole: [first row, first column, rows, columns]."""
+    lost = [tile.core for tile in tiles if store.outcome(tile.index) == "damaged"]
+    return {
+        "tiles_damaged": len(lost),
+        "damaged_windows": [[core.row_off, core.col_off, core.height, core.width] for core in lost],
+    }
+
+
 class _Clock:
     """Seconds of the parts of a run, one after the other."""
 
@@ -264,6 +275,8 @@ def _write_maps(
     for kind in settings.vectors:
         write_vectors(frame, stage / f"changes.{kind}", kind)
     clock.lap("polygons")
+    if settings.probability_type == "uint8":
+        probability = write_coded(probability, pair.grid)
     write_cog(probability, stage / "probability.tif", overviews="AVERAGE")
     write_cog(mask, stage / "change.tif", overviews="NEAREST")
     clock.lap("cogs")
@@ -305,7 +318,8 @@ def _write_rest(
 
 def _fingerprint(settings: Settings, pair: Pair, detector: Detector, size: int) -> str:
     decided = settings.model_dump(
-        mode="json", exclude={"workers", "cluster", "min_area", "vectors", "date_before", "date_after"}
+        mode="json",
+        exclude={"workers", "cluster", "min_area", "vectors", "probability_type", "date_before", "date_after"},
     )
     optional = (settings.exclude, settings.grid, settings.labels, settings.unchanged)
     files = [*pair.before.files, *pair.after.files, *(path for path in optional if path)]

@@ -29,6 +29,10 @@ SENTINEL_2 = {
     "B12": "swir22",
 }  # fmt: skip
 SENTINEL_FILL = 0.0  # of the mission's files, which do not say so
+SENTINEL_QUANTIFICATION, SENTINEL_OFFSET = 10_000.0, -1000.0
+SAFE_QUANTIFICATION = re.compile(r"<(?:BOA_)?QUANTIFICATION_VALUE[^>]*>\s*([\d.]+)\s*<")
+SAFE_OFFSET = re.compile(r"<(?:BOA_ADD|RADIO_ADD)_OFFSET[^>]*>\s*(-?[\d.]+)\s*<")
+SAFE_BASELINE = re.compile(r"_N(\d{4})_")
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,14 @@ class ProductBand:
         number: of the band in the raster, from 1; None is every band of a file of unknown content.
         names: what it is called, the name to show first.
         nodata: what the product says of missing pixels, beyond the file.
+        units: (scale, offset) to the unit of the sensor, beyond the file; None if it says nothing.
     """
 
     file: str
     number: int | None
     names: tuple[str, ...]
     nodata: float | None = None
+    units: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,21 +164,26 @@ def _is_raster(asset: Asset) -> bool:
 
 def _asset_bands(key: str, asset: Asset) -> list[ProductBand]:
     described: list[dict[str, Any]] = asset.extra_fields.get("bands") or asset.extra_fields.get("eo:bands") or []
-    nodata = _number(asset.extra_fields.get("nodata"))
     raster = asset.extra_fields.get("raster:bands") or []
     file = _gdal_name(str(asset.get_absolute_href() or asset.href))
-    if len(described) <= 1:
-        told = described[0] if described else {}
-        common = told.get("eo:common_name") or told.get("common_name")
-        names = tuple(dict.fromkeys(name for name in (key, told.get("name"), common) if name))
-        own = _number(told.get("nodata"), raster[0].get("nodata") if raster else None, nodata)
-        return [ProductBand(file, 1 if described else None, names, own)]
     found = []
-    for number, told in enumerate(described, start=1):
-        common = told.get("eo:common_name") or told.get("common_name")
-        names = tuple(dict.fromkeys(name for name in (told.get("name"), common, key) if name))
-        own = _number(told.get("nodata"), raster[number - 1].get("nodata") if len(raster) >= number else None, nodata)
-        found.append(ProductBand(file, number, names, own))
+    for number, told in enumerate(described or [{}], start=1):
+        own = (told.get("name"), told.get("eo:common_name") or told.get("common_name"))
+        # The asset names its only band; of several it is what they share.
+        names = (key, *own) if len(described) <= 1 else (*own, key)
+        nodata = _number(
+            told.get("nodata"),
+            raster[number - 1].get("nodata") if len(raster) >= number else None,
+            asset.extra_fields.get("nodata"),
+        )
+        of_raster = raster[number - 1] if len(raster) >= number else {}
+        scale, offset = (
+            _number(told.get(f"raster:{name}"), of_raster.get(name), asset.extra_fields.get(f"raster:{name}"))
+            for name in ("scale", "offset")
+        )
+        units = None if scale is None and offset is None else (1.0 if scale is None else scale, offset or 0.0)
+        kept = tuple(dict.fromkeys(name for name in names if name))
+        found.append(ProductBand(file, number if described else None, kept, nodata, units))
     return found
 
 
@@ -212,9 +223,37 @@ def _safe(path: Path) -> Product:
             expected="an unpacked Sentinel-2 product",
             fix="Unpack it again, or give a raster.",
         )
+    units = _sentinel_units(path)
     bands = [
-        ProductBand(str(file), 1, (name, SENTINEL_2[name]), SENTINEL_FILL) for name, (_, file) in sorted(finest.items())
+        ProductBand(str(file), 1, (name, SENTINEL_2[name]), SENTINEL_FILL, units)
+        for name, (_, file) in sorted(finest.items())
     ]
     sensed = SAFE_DATE.search(path.name)
     date = "-".join(sensed.groups()) if sensed else None
     return Product(path, tuple(bands), date, "name of the product")
+
+
+def _sentinel_units(path: Path) -> tuple[float, float]:
+    """Return scale and offset to reflectance of a Sentinel-2 product.
+
+    From processing baseline 04.00 on (25 January 2022) stored numbers are 1000 higher, so that dark pixels stay above
+    zero. The product's metadata say so, and the baseline in its name where they are absent.
+    """
+    quantification, added = SENTINEL_QUANTIFICATION, None
+    for file in sorted(path.glob("MTD_MSIL*.xml")):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        if found := SAFE_QUANTIFICATION.search(text):
+            quantification = float(found[1])
+        offsets = {float(value) for value in SAFE_OFFSET.findall(text)}
+        if len(offsets) > 1:
+            raise InputError(
+                file,
+                found=f"bands of different offsets {sorted(offsets)}",
+                expected="one offset of all bands",
+                fix="Convert the product to reflectance first.",
+            )
+        added = offsets.pop() if offsets else 0.0
+    if added is None:
+        baseline = SAFE_BASELINE.search(path.name)
+        added = SENTINEL_OFFSET if baseline and int(baseline[1]) >= 400 else 0.0
+    return 1 / quantification, added / quantification

@@ -30,9 +30,13 @@ from remote_sensing.thumbnails import CellMeans, CellSums, cell_of, cell_sums
 from shared.errors import InputError
 
 Result = TypeVar("Result")
+Dates = tuple[tuple[NDArray[np.float32], NDArray[np.bool_]], ...]  # values and validity of each
 
 CACHE_MB = 128
 """Of GDAL's blocks in a process; its default is a share of the machine's memory."""
+
+DAMAGE = 128
+"""Rows and columns that are given up together where a file is damaged."""
 
 SAMPLE_PIXELS = 2_000_000
 """Pixels from which statistics of a whole pair are taken; a smaller pair is taken whole."""
@@ -48,6 +52,7 @@ class Patch:
         valid: bool (rows, columns), where both dates have data in all bands.
         row: of the first pixel on the grid.
         col: of the first pixel on the grid.
+        damaged: bool (rows, columns), where a file cannot be read; None where all can.
     """
 
     before: NDArray[np.float32]
@@ -55,6 +60,7 @@ class Patch:
     valid: NDArray[np.bool_]
     row: int
     col: int
+    damaged: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class Pair:
         shift: (rows, columns) by which the second date is moved down and to the right; see `coregistration`.
         resampling: of values whose pixels do not coincide with the grid's.
         excluded: raster that is not 0 where pixels are left out at both dates, such as a cloud mask.
+        keep_going: pixels that a damaged file cannot give are without data, instead of an error.
     """
 
     before: Source
@@ -95,6 +102,7 @@ class Pair:
     shift: tuple[float, float] = (0.0, 0.0)
     resampling: Resampling = "bilinear"
     excluded: Path | None = None
+    keep_going: bool = False
 
     @property
     def bands(self) -> int:
@@ -104,7 +112,14 @@ class Pair:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences about the sources that a user must read."""
-        return self.before.notes + self.after.notes
+        notes = self.before.notes + self.after.notes
+        if self.before.scaled == self.after.scaled:
+            return notes
+        with_, without = (self.before, self.after) if self.before.scaled else (self.after, self.before)
+        return *notes, (
+            f"{with_.path.name} says how its numbers become values of the sensor, {without.path.name} does not: they "
+            "may be in different units."
+        )
 
     def moved(self, shift: tuple[float, float]) -> Pair:
         """Return the pair with the second date moved by (rows, columns) relative to the file's georeference."""
@@ -121,7 +136,7 @@ class Pair:
     def _mask_reader(self) -> GridReader | None:
         return None if self.excluded is None else classes_on(self.excluded, self.grid)
 
-    def _dates(self, window: Window) -> tuple[tuple[NDArray[np.float32], NDArray[np.bool_]], ...]:
+    def _dates(self, window: Window) -> Dates:
         """Return values and validity of each date, without what is excluded."""
         dates = [reader.read(window) for reader in self._readers]
         if self._mask_reader is not None:
@@ -136,11 +151,42 @@ class Pair:
         Raises:
             InputError: a file is damaged there.
         """
-        (before, valid_before), (after, valid_after) = self._dates(window)
+        ((before, valid_before), (after, valid_after)), damaged = self._readable(window)
         valid = valid_before & valid_after
         before[:, ~valid] = np.nan
         after[:, ~valid] = np.nan
-        return Patch(before, after, valid, window.row_off, window.col_off)
+        return Patch(before, after, valid, window.row_off, window.col_off, damaged if damaged.any() else None)
+
+    def _readable(self, window: Window) -> tuple[Dates, NDArray[np.bool_]]:
+        """Return the dates, and where a file is damaged: what cannot be read is halved until little is lost with it."""
+        shape = window.height, window.width
+        try:
+            return self._dates(window), np.zeros(shape, bool)
+        except InputError:
+            if not self.keep_going:
+                raise
+        if max(shape) <= DAMAGE:
+            lost = [(np.full((self.bands, *shape), np.nan, np.float32), np.zeros(shape, bool)) for _ in range(2)]
+            return tuple(lost), np.ones(shape, bool)
+        axis = 0 if window.height >= window.width else 1
+        (first, bad), (second, worse) = (self._readable(half) for half in _halves(window, axis))
+        dates = tuple(
+            (np.concatenate([x, y], axis + 1), np.concatenate([known, too], axis))
+            for (x, known), (y, too) in zip(first, second, strict=True)
+        )
+        return dates, np.concatenate([bad, worse], axis)
+
+    def valid(self, window: Window) -> NDArray[np.bool_]:
+        """Return where both dates have data, bool (rows, columns), without an interpolation; False where damaged."""
+        try:
+            known = [reader.valid(window) for reader in self._readers]
+            if self._mask_reader is not None:
+                known.append(np.nan_to_num(self._mask_reader.read(window)[0][0]) == 0)
+        except InputError:
+            if not self.keep_going:
+                raise
+            return np.zeros((window.height, window.width), bool)
+        return np.logical_and.reduce(known)
 
     def patches(self, windows: list[Window], *, workers: int = 2) -> Iterator[Patch]:
         """Yield the windows in order while the next ones are read by `workers` threads."""
@@ -167,7 +213,7 @@ class Pair:
             # Copies, so that a strided view does not keep the whole block in memory.
             return [
                 (values[:, rows, cols].copy(), valid[rows, cols].copy(), cell_sums(window, values, valid, cell))
-                for values, valid in self._dates(window)
+                for values, valid in self._readable(window)[0]
             ]
 
         for dates in read_ahead(look, self.grid.windows(), workers=workers):
@@ -225,6 +271,7 @@ def open_pair(
     resampling: Resampling = "bilinear",
     pixel_grid: bool = False,
     excluded: Path | None = None,
+    keep_going: bool = False,
 ) -> Pair:
     """Look at two rasters and put them on one grid. No pixel is read but for a decimated look for fill.
 
@@ -237,6 +284,7 @@ def open_pair(
         resampling: of the values whose pixels do not coincide with the grid's; masks always take the nearest.
         pixel_grid: the images have no georeference and are compared pixel by pixel.
         excluded: raster that is not 0 where pixels are left out, such as a cloud mask.
+        keep_going: pixels that a damaged file cannot give are without data, instead of an error.
 
     Raises:
         InputError: what cannot be compared: no raster, no CRS, no overlap, other numbers of bands, other sizes.
@@ -271,7 +319,16 @@ def open_pair(
             _require_overlap(source, reference)
     if excluded is not None:
         classes_on(excluded, reference)
-    return Pair(first, second, reference, resampling=resampling, excluded=excluded)
+    return Pair(first, second, reference, resampling=resampling, excluded=excluded, keep_going=keep_going)
+
+
+def _halves(window: Window, axis: int) -> tuple[Window, Window]:
+    row, col, rows, cols = window.row_off, window.col_off, window.height, window.width
+    if axis == 0:
+        half = rows // 2
+        return Window(col, row, cols, half), Window(col, row + half, cols, rows - half)
+    half = cols // 2
+    return Window(col, row, half, rows), Window(col + half, row, cols - half, rows)
 
 
 def footprint_overlap(pair: Pair) -> float:

@@ -35,6 +35,7 @@ class Settings(BaseModel):
         pixel_grid: the images have no georeference and are compared pixel by pixel.
         min_overlap: part of the smaller extent that must lie in the other.
         coregister: move the second date by the estimated shift.
+        keep_going: what a damaged file cannot give is without data and listed, instead of ending the run.
         skip_unchanged: share of a tile's pixels that IR-MAD must call changed, else the method is not run on it; None
             runs it on every tile.
         audit: share of the skipped tiles that are run all the same, to estimate what is lost.
@@ -44,6 +45,7 @@ class Settings(BaseModel):
         cluster: number of local Dask workers, or the address of a scheduler; None computes in this process.
         min_area: m2 below which a changed area is dropped.
         vectors: formats of the polygons.
+        probability_type: of probability.tif; "uint8" is a quarter as large, in steps of 1/254 with a scale.
         date_before: ISO date; None takes it from the file.
         date_after: the same for the second date.
     """
@@ -67,6 +69,7 @@ class Settings(BaseModel):
     pixel_grid: bool = False
     min_overlap: float = Field(default=0.1, ge=0, le=1)
     coregister: bool = False
+    keep_going: bool = False
     skip_unchanged: float | None = Field(default=None, gt=0, le=1)
     audit: float = Field(default=0.1, ge=0, le=1)
     seed: NonNegativeInt = 0
@@ -75,6 +78,7 @@ class Settings(BaseModel):
     cluster: str | None = None
     min_area: NonNegativeFloat = 0.0
     vectors: tuple[VectorFormat, ...] = ("gpkg",)
+    probability_type: Literal["float32", "uint8"] = "float32"
     date_before: str | None = None
     date_after: str | None = None
 

@@ -2,6 +2,9 @@
 
 Every read goes through GDAL warped virtual rasters in float32 whose nodata is NaN, so that missing source pixels never
 enter an interpolation, whatever their value. What is valid is decided by the nearest source pixel.
+
+Values are in the unit of the sensor wherever file or product say how to get there (scale and offset), so that two dates
+stored in different ways, such as Sentinel-2 before and after processing baseline 04.00, do not differ by that.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import warnings
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import rasterio
@@ -26,14 +29,14 @@ from remote_sensing.fill import fill_share
 from remote_sensing.grid import MapGrid
 from remote_sensing.products import Product, open_product
 from remote_sensing.settings import Resampling as ResamplingName
+from remote_sensing.warping import WarpedBlocks, warped
 from shared.errors import InputError
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-WARP_TOLERANCE = 0.05  # pixels by which GDAL may interpolate a map projection; it is exact between equal CRS
-# GDAL's warper needs some CRS even where none is: any projected one, the same on both sides, does nothing.
-PIXEL_CRS = rasterio.crs.CRS.from_epsg(3857)
+Handles = tuple[WarpedVRT, WarpedVRT | WarpedBlocks]  # by the nearest pixel, and by interpolation
+UNITS = (1.0, 0.0)  # of stored numbers that are the values
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Source:
         dtype: of the file.
         grid: of the file.
         notes: sentences a user must read.
+        units: (scale, offset) of each band, value = scale stored + offset; empty where stored numbers are the values.
         parts: the files of a product (`products`), of which this then is the whole; its grid is the finest of theirs.
     """
 
@@ -58,7 +62,13 @@ class Source:
     dtype: str
     grid: MapGrid
     notes: tuple[str, ...] = ()
+    units: tuple[tuple[float, float], ...] = ()
     parts: tuple[Source, ...] = ()
+
+    @property
+    def scaled(self) -> bool:
+        """Whether its values are stored ones brought to another unit."""
+        return bool(self.units) or any(part.units for part in self.parts)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -142,6 +152,8 @@ def _product_source(product: Product, bands: str | None, nodata: float | Literal
         part = _file_source(Path(file), numbers, value, georeferenced=True)
         if len(part.bands) == len(chosen):
             part = replace(part, names=tuple(band.names[0] for band in chosen))
+            if any(band.units for band in chosen):
+                part = replace(part, units=tuple(band.units or UNITS for band in chosen))
         parts.append(part)
     finest = min(parts, key=lambda part: part.grid.pixel_size()[0])
     values = {part.nodata for part in parts}
@@ -153,7 +165,7 @@ def _product_source(product: Product, bands: str | None, nodata: float | Literal
         finest.dtype,
         finest.grid,
         tuple(note for part in parts for note in part.notes),
-        tuple(parts),
+        parts=tuple(parts),
     )
 
 
@@ -184,7 +196,10 @@ def _file_source(
             elif value is None and np.dtype(dataset.dtypes[chosen[0] - 1]).kind == "f":
                 value = float("nan")
         names = tuple(dataset.descriptions[band - 1] or f"band {band}" for band in chosen)
-        return Source(path, chosen, names, value, dataset.dtypes[chosen[0] - 1], grid, tuple(notes))
+        units = tuple((dataset.scales[band - 1], dataset.offsets[band - 1]) for band in chosen)
+        if all(unit == UNITS for unit in units):
+            units = ()
+        return Source(path, chosen, names, value, dataset.dtypes[chosen[0] - 1], grid, tuple(notes), units)
 
 
 class GridReader:
@@ -216,48 +231,40 @@ class GridReader:
         Raises:
             InputError: a file is damaged there.
         """
-        if not hasattr(self._local, "parts"):
-            self._local.parts = [(part, self._handles(part)) for part in self.source.parts or (self.source,)]
-        read = [_read(source, handles, window) for source, handles in self._local.parts]
+        read = [_read(source, handles, window) for source, handles in self._opened()]
         valid = np.logical_and.reduce([known for _, known in read])
         values = read[0][0] if len(read) == 1 else np.concatenate([part for part, _ in read])
         values[:, ~valid] = np.nan
         return values, valid
 
-    def _handles(self, source: Source) -> tuple[WarpedVRT, WarpedVRT]:
+    def valid(self, window: Window) -> NDArray[np.bool_]:
+        """Return what is valid, bool (rows, columns), without the cost of an interpolation.
+
+        Raises:
+            InputError: a file is damaged there.
+        """
+        known = [_read(source, (nearest, nearest), window)[1] for source, (nearest, _) in self._opened()]
+        return np.logical_and.reduce(known)
+
+    def _opened(self) -> list[tuple[Source, Handles]]:
+        if not hasattr(self._local, "parts"):
+            self._local.parts = [(part, self._handles(part)) for part in self.source.parts or (self.source,)]
+        parts: list[tuple[Source, Handles]] = self._local.parts
+        return parts
+
+    def _handles(self, source: Source) -> Handles:
         dataset = open_raster(source.path)
-        nearest = self._warped(source, dataset, Resampling.nearest)
+        nearest = warped(dataset, source.grid, self._grid, Resampling.nearest, source.nodata)
         if source.grid.aligned_with(self._grid):
             return nearest, nearest
-        return nearest, self._warped(source, dataset, Resampling[self._resampling])
-
-    def _warped(self, source: Source, dataset: DatasetReader, resampling: Resampling) -> WarpedVRT:
-        grid = self._grid
-        # Zero is an honest value of a single dark band, so only zeros in all bands are missing; any other nodata value
-        # is missing wherever it stands.
-        unified = "YES" if source.nodata == 0 else "NO"
-        return WarpedVRT(
-            dataset,
-            **warp_place(source.grid, grid),
-            width=grid.width,
-            height=grid.height,
-            resampling=resampling,
-            src_nodata=source.nodata,
-            nodata=np.nan,
-            dtype="float32",
-            tolerance=WARP_TOLERANCE,
-            UNIFIED_SRC_NODATA=unified,
-            SRC_ALPHA_MAX=1,  # any alpha above 0 is data: 16-bit files often mark it with 255
-        )
+        return nearest, WarpedBlocks(dataset, source.grid, self._grid, Resampling[self._resampling], source.nodata)
 
 
-def _read(
-    source: Source, handles: tuple[WarpedVRT, WarpedVRT], window: Window
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _read(source: Source, handles: Handles, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     nearest, smooth = handles
     try:
-        values = smooth.read(list(source.bands), window=window)
-        valid = np.isfinite(values).all(0)
+        values: NDArray[np.float32] = smooth.read(list(source.bands), window=window)
+        valid = np.asarray(np.isfinite(values).all(0))
         if smooth is not nearest:
             valid &= np.isfinite(nearest.read(list(source.bands), window=window)).all(0)
     except RasterioIOError as error:
@@ -268,6 +275,9 @@ def _read(
             expected="a complete raster",
             fix="Copy or download the file again.",
         ) from error
+    if source.units:
+        scale, offset = np.array(source.units, np.float32).T[:, :, None, None]
+        values = scale * values + offset
     return values, valid
 
 
@@ -299,20 +309,6 @@ def classes_on(path: Path, grid: MapGrid) -> GridReader:
         )
     pixels = MapGrid(None, rasterio.Affine.identity(), grid.width, grid.height)
     return GridReader(source, pixels, resampling="nearest")
-
-
-def warp_place(source: MapGrid, grid: MapGrid) -> dict[str, Any]:
-    """Return the arguments that tell `WarpedVRT` where a source lies and onto which grid it is warped."""
-    if grid.crs is not None:
-        return {"crs": grid.crs, "transform": grid.transform}
-    # GDAL takes the identity for "no transform", so rows are turned upwards, alike on both sides.
-    upwards = rasterio.Affine.scale(1.0, -1.0)
-    return {
-        "src_crs": PIXEL_CRS,
-        "src_transform": upwards @ source.transform,
-        "crs": PIXEL_CRS,
-        "transform": upwards @ grid.transform,
-    }
 
 
 def _require_georeference(path: Path, dataset: DatasetReader) -> None:

@@ -54,8 +54,9 @@ class Detector(Protocol):
         """Return what is worth telling, in JSON types."""
 
 
-Outcome = Literal["computed", "audited", "skipped", "empty"]
-"""What became of a tile: computed, skipped by a screen, run although a screen would skip it, or without data."""
+Outcome = Literal["computed", "audited", "skipped", "empty", "damaged"]
+"""What became of a tile: computed, run although a screen would skip it, skipped by a screen, without data, or computed
+from what could be read of it."""
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,8 @@ def screened(
     detector: Detector, tile: Tile, patch: Patch, screen: Screen | None
 ) -> tuple[NDArray[np.float32], Outcome]:
     """Return the core of a tile and what became of it; a skipped tile has a probability of 0 where it has data."""
+    if patch.damaged is not None and tile.crop(patch.damaged).any():
+        return compute(detector, tile, patch), "damaged"
     if not tile.crop(patch.valid).any():
         return compute(detector, tile, patch), "empty"
     outcome = "computed" if screen is None else screen.outcome(tile, patch)

@@ -72,6 +72,15 @@ def require_writable(path: str | os.PathLike[str]) -> None:
         )
 
 
+def require_new_weights(output: Path, *, overwrite: bool = False) -> None:
+    """Raise `InputError` unless weights, with their card in .json and .md, may be written. Call it before training."""
+    if output.suffix != ".safetensors":
+        raise InputError(output, found=f"the suffix {output.suffix!r}", expected=".safetensors", fix="Rename it.")
+    for path in (output, output.with_suffix(".json"), output.with_suffix(".md")):
+        refuse_existing(path, overwrite=overwrite)
+        require_writable(path)
+
+
 def _refuse_foreign_files(old: Path, new: Path) -> None:
     """Replacing a folder must not delete what we did not write: only kinds of files that the new one has may go."""
     kinds = {path.suffix for path in new.rglob("*") if path.is_file()}

@@ -17,3 +17,11 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers as a flat JSON object.")
 ]
+
+
+def number_or_word(text: str) -> float | str:
+    """Return the number that an option holds, or the option as it is."""
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -175,6 +175,9 @@ class CartesianSense(LinearOperator):
     def normal(self, x: Tensor) -> Tensor:
         """Return S^H F^H M F S x."""
         x = self._permute(x)
+        return self._permute_back(self._coil_by_coil(x) if x.device.type == "cpu" else self._all_coils(x))
+
+    def _coil_by_coil(self, x: Tensor) -> Tensor:
         out = torch.zeros_like(x)
         slices, sets, coils = self._maps.shape[:3]
         for s in range(slices):
@@ -192,7 +195,17 @@ class CartesianSense(LinearOperator):
                     coil = torch.fft.ifftn(spectrum, dim=self._dim)
                 for j in range(sets):
                     out[s, j].addcmul_(self._conj_maps[s, j, c], coil)
-        return self._permute_back(out)
+        return out
+
+    def _all_coils(self, x: Tensor) -> Tensor:
+        """The same in few large operations: what an accelerator waits for is their number, not memory."""
+        coils = (self._maps * x.unsqueeze(2)).sum(1)
+        weights = self._weights.unsqueeze(1)
+        if self._all_sampled:
+            coils = coils * weights
+        else:
+            coils = torch.fft.ifftn(torch.fft.fftn(coils, dim=self._dim) * weights, dim=self._dim)
+        return (self._conj_maps * coils.unsqueeze(1)).sum(2)
 
     def squared_norm_bound(self) -> float:
         """Return an upper bound on the largest eigenvalue of A^H A; it is 1 for orthonormal sets of maps.

@@ -69,12 +69,14 @@ class TrainedModel:
         card: what it was trained on.
         sha256: of its weights file.
         needs_noise: k-space is given to it in units of its noise.
+        finest_mm: pixel size below which it leaves the detail to compressed sensing; None never does.
     """
 
     run: PlaneModel
     card: ModelCard
     sha256: str
     needs_noise: bool = False
+    finest_mm: float | None = None
 
 
 def load_model(settings: Settings, device: torch.device | str = "cpu") -> TrainedModel:
@@ -98,15 +100,18 @@ def load_model(settings: Settings, device: torch.device | str = "cpu") -> Traine
             expected=settings.method,
             fix=f"Use --method {card.method}, or other weights.",
         )
-    needs_noise = card.network.get("name") == "proximal"  # its cascades weigh the data by their noise
-    return TrainedModel(_network(stored, card, device), card, stored.sha256, needs_noise)
+    proximal = card.network.get("name") == "proximal"  # its cascades weigh the data by their noise
+    finest = card.trained_on.spacing_mm[0] if proximal and card.trained_on.spacing_mm is not None else None
+    run = _network(stored, card, finest, device)
+    return TrainedModel(run, card, stored.sha256, needs_noise=proximal, finest_mm=finest)
 
 
-def _network(stored: weights.Weights, card: ModelCard, device: torch.device | str) -> PlaneModel:
+def _network(
+    stored: weights.Weights, card: ModelCard, finest_mm: float | None, device: torch.device | str
+) -> PlaneModel:
     from medical.reconstruction.learned.band import in_band
     from medical.reconstruction.learned.build import network_from_data
     from medical.reconstruction.learned.calibration import calibration_box
-    from medical.reconstruction.learned.proximal import ProximalNetwork
 
     network = network_from_data(card.network)
     try:
@@ -121,7 +126,6 @@ def _network(stored: weights.Weights, card: ModelCard, device: torch.device | st
             fix=f"Keep weights and card together ({str(error).splitlines()[-1].strip()[:160]})",
         ) from error
     network.to(device).eval().requires_grad_(False)
-    finest = card.trained_on.spacing_mm
 
     def run(kspace: Tensor, mask: Tensor, spacing: tuple[float, float], generator: torch.Generator) -> TrainedImages:
         batch = mask[None]
@@ -131,10 +135,7 @@ def _network(stored: weights.Weights, card: ModelCard, device: torch.device | st
         few = torch.einsum("vc,cyx->vyx", matrix, kspace)
         given = (few[None].to(device), batch.to(device), calibration_box(batch).to(device), spacing)
         with torch.inference_mode():
-            if isinstance(network, ProximalNetwork) and finest is not None:
-                found = in_band(network, *given, finest_mm=finest[0])
-            else:
-                found = network(*given)
+            found = network(*given) if finest_mm is None else in_band(network, *given, finest_mm=finest_mm)
         maps = torch.einsum("vc,bvyx->bcyx", matrix.conj(), found.coil_maps.cpu())
         return TrainedImages(found.image.cpu()[None].clone(), maps[None])
 
@@ -207,9 +208,8 @@ def fitted(scan: RawScan, model: TrainedModel, settings: Settings) -> RawScan:
     facts = facts_of(kspace[strongest], mask, spacing, white=is_white(scan), header=scan.header)
     warnings = admit(model.card, facts, force=settings.force)
     text = f"Sampling pattern of the mask: {facts.pattern}, R = {facts.acceleration:.2f}."
-    finest = model.card.trained_on.spacing_mm
-    if model.card.network.get("name") == "proximal" and finest is not None and min(spacing) < finest[0]:
-        text += f" The network makes detail down to pixels of {finest[0]:.2g} mm, compressed sensing the finer."
+    if model.finest_mm is not None and min(spacing) < model.finest_mm:
+        text += f" The network makes detail down to pixels of {model.finest_mm:.2g} mm, compressed sensing the finer."
     return scan.after(text, *warnings)
 
 

@@ -38,13 +38,9 @@ def train(
     from shared.config import load_config
     from shared.devices import resolve_device
     from shared.errors import InputError
-    from shared.files import refuse_existing, require_writable
+    from shared.files import require_new_weights
 
-    if output.suffix != ".safetensors":
-        raise InputError(output, found=f"the suffix {output.suffix!r}", expected=".safetensors", fix="Rename it.")
-    for path in (output, output.with_suffix(".json"), output.with_suffix(".md")):
-        refuse_existing(path, overwrite=overwrite)
-        require_writable(path)
+    require_new_weights(output, overwrite=overwrite)
     settings = load_config(config, TrainingConfig)
     # In full, so that the card and the checkpoint do not depend on defaults that may change.
     settings = settings.model_copy(update={"network": config_to_data(config_from_data(settings.network))})

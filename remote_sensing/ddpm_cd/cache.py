@@ -75,8 +75,8 @@ class ReferenceCache:
         first = torch.where(lacking, torch.nan, before)
         a = self.embed(detector.scaled(first), origins)
         b = detector.embed(detector.scaled(torch.where(lacking | absent, first, after)), origins, date=1)
-        found = detector.compare(a, b, before.shape[-2:]).float()
-        return torch.where(valid, torch.sigmoid(found[:, 1] - found[:, 0]), torch.nan)
+        found = detector.compare(a, b, before.shape[-2:])
+        return torch.where(valid, detector.calibrated(found), torch.nan)
 
     def _path(self, image: Tensor, origin: Tensor) -> Path:
         digest = hashlib.sha256(f"{self._detector_hash} {origin.tolist()} {tuple(image.shape)}".encode())

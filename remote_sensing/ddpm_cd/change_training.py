@@ -2,8 +2,12 @@ r"""Training of the change detector on labelled pairs, and of a light student on
 
     loss = sum_i w_i H(p_i, q_i) / sum_i w_i,      H(p, q) = -p ln q - (1 - p) ln(1 - q),      w = 1 + (weight - 1) p
 
-over the pixels i with a label: p is 1 where it is changed, and 0 elsewhere. For a student p is the probability of its
-teacher, and every pixel counts (Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015): a
+over the pixels i with a label: p is 1 where it is changed, and 0 elsewhere. With `overlap` there is added
+
+    overlap (1 - 2 sum_i p_i s_i / sum_i (p_i + s_i)),      s the estimated probability, over the whole batch,
+
+which is 1 - F1 where s is 0 or 1. For a student p is the probability of its teacher, and every pixel counts (Hinton,
+Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015): a
 detector with one timestep, or a small UNet, learns the map of a large one from pairs alone.
 
 The published training keeps the UNet as pretrained, and so does `unet_share = 0`.
@@ -15,11 +19,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
+from remote_sensing.ddpm_cd.augment import Augmentation, Augmenter
+from remote_sensing.ddpm_cd.calibration import LogitCounts
 from remote_sensing.ddpm_cd.config import DetectorConfig, Share
 from remote_sensing.ddpm_cd.crops import CHANGED, UNKNOWN, PairCrops, PairScene, check_pairs, digest
 from remote_sensing.ddpm_cd.detector import ChangeDetector
@@ -28,6 +35,8 @@ from remote_sensing.ddpm_cd.loop import LoopSettings, Trainer, seeded
 from remote_sensing.ddpm_cd.unet import UNet
 from shared.errors import InputError
 
+SMALLEST_PROBABILITY = 1e-7  # beyond which the logit of a float32 is rounding
+
 
 class ChangeTraining(LoopSettings):
     """Everything that decides the training of a detector.
@@ -35,13 +44,17 @@ class ChangeTraining(LoopSettings):
     Attributes:
         detector: what is trained.
         change_weight: weight of changed pixels in the loss, in units of unchanged ones.
-        on_change: share of the crops that hold a changed pixel for certain.
+        overlap: weight of the overlap (Dice) in the loss.
+        on_change: share of the crops that hold a changed pixel for certain; fewer after an augmentation.
+        augment: what is done to the crops besides the symmetries of the square.
         unet_share: learning rate of the UNet in units of the head's; 0 keeps it as it is.
     """
 
     detector: DetectorConfig = DetectorConfig()
     change_weight: PositiveFloat = 1.0
+    overlap: Annotated[float, Field(ge=0)] = 0.0
     on_change: Share = 0.5
+    augment: Augmentation = Augmentation()
     unet_share: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -54,7 +67,8 @@ class ChangeTrainer(Trainer):
         folder: where its files lie; resumed from if it holds `state.pt`.
         unet: pretrained, of the size in the settings; None starts with random weights.
         teacher: whose probability is learned instead of labels.
-        held_out: labelled pairs on which F1 and IoU at probability 1/2 are logged with each checkpoint.
+        held_out: labelled pairs on which F1 and IoU at probability 1/2 are logged with each checkpoint, and the
+            probability is calibrated in the end.
         device: where to compute.
 
     Raises:
@@ -80,7 +94,9 @@ class ChangeTrainer(Trainer):
         if held_out:
             check_pairs(held_out, bands, 1, labelled=True)
         self.config, self.held_out = config, held_out
-        self.crops = PairCrops(pairs, settings.crop, settings.on_change)
+        self.augmenter, self.crops = augmented_crops(
+            settings.augment, pairs, config.diffusion.limits, settings.crop, settings.on_change
+        )
         self.detector = seeded(lambda: ChangeDetector(config), settings.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
@@ -122,18 +138,17 @@ class ChangeTrainer(Trainer):
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Return the loss of the module docstring for one batch."""
-        batch = self.crops.draw(self.settings.batch, generator)
-        before, after = batch.before.to(self.device), batch.after.to(self.device)
+        batch = self.augmenter(self.crops.draw(self.settings.batch, generator).to(self.device), generator)
+        before, after = batch.before, batch.after
         valid = (before.isfinite() & after.isfinite()).all(1)
-        target, known = (batch.label == CHANGED).float().to(self.device), (batch.label != UNKNOWN).to(self.device)
+        target, known = (batch.label == CHANGED).float(), batch.label != UNKNOWN
         if self.teacher is not None:
             target = self.teacher.probability(before, after, batch.origins).nan_to_num(0.0)
             known = torch.ones_like(known)
         a, b = (self.detector.scaled(torch.where(valid[:, None], date, torch.nan)) for date in (before, after))
         logits = self.detector.logits(a, b, batch.origins).float()
         weight = (known & valid) * (1 + (self.options.change_weight - 1) * target)
-        error = F.binary_cross_entropy_with_logits(logits[:, 1] - logits[:, 0], target, reduction="none")
-        return (weight * error).sum() / weight.sum().clamp_min(1e-6)
+        return change_loss(logits[:, 1] - logits[:, 0], target, weight, self.options.overlap)
 
     def validate(self) -> dict[str, float]:
         """Return F1 and IoU of change over all known pixels of the held-out pairs together."""
@@ -187,14 +202,63 @@ class ChangeTrainer(Trainer):
         }  # fmt: skip
 
     def export_to(self, path: Path, described: Mapping[str, Any]) -> None:
-        """Write the averaged weights, usable by `load_detector`, with facts besides those of `facts`."""
-        save_detector(path, self.config, self._tensors(), {**described, **self.facts()})
+        """Write the averaged weights, usable by `load_detector`, with facts besides those of `facts`.
+
+        The probability is calibrated on the held-out pairs, if there are any; the boundary stays 1/2.
+        """
+        config, facts = self._calibrated()
+        save_detector(path, config, self._tensors(), {**described, **self.facts(), **facts})
+
+    def _calibrated(self) -> tuple[DetectorConfig, dict[str, Any]]:
+        detector, counts = self.averaged(), LogitCounts()
+        for pair in self.held_out:
+            if pair.label is not None:
+                p, label = self._map(detector, pair).numpy(), np.asarray(pair.label)
+                known = (label != UNKNOWN) & np.isfinite(p)
+                p = np.clip(p[known].astype(np.float64), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+                counts.add(np.log(p / (1 - p)), label[known] == CHANGED)
+        fitted = counts.fit()
+        if fitted is None:
+            return self.config, {}
+        temperature, shift = fitted
+        updated = self.config.model_copy(update={"temperature": temperature, "logit_shift": shift})
+        return updated, {"calibrated_on": len(self.held_out), "temperature": temperature, "logit_shift": shift}
 
     def _tensors(self) -> dict[str, Tensor]:
         if self.trained is self.detector:
             return self.average.average
         unet = {f"unet.{name}": value for name, value in self.detector.unet.state_dict().items()}
         return unet | {f"head.{name}": value for name, value in self.average.average.items()}
+
+
+def augmented_crops(
+    augment: Augmentation,
+    pairs: Sequence[PairScene],
+    limits: Sequence[tuple[float, float]],
+    crop: int,
+    on_change: float,
+) -> tuple[Augmenter, PairCrops]:
+    """Return an augmenter, and the source of the windows from which it makes crops."""
+    reach = augment.reach(crop, min(min(pair.before.shape[1:]) for pair in pairs))
+    return Augmenter(augment, pairs, limits, crop), PairCrops(pairs, reach, on_change, (reach - crop) // 2)
+
+
+def change_loss(logit: Tensor, target: Tensor, weight: Tensor, overlap: float) -> Tensor:
+    """Return the loss of the module docstring.
+
+    Args:
+        logit: of change, (N, H, W).
+        target: p.
+        weight: of each pixel; 0 is unknown.
+        overlap: weight of the overlap.
+    """
+    error = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+    loss = (weight * error).sum() / weight.sum().clamp_min(1e-6)
+    if overlap:
+        says, known = torch.sigmoid(logit), (weight > 0).float()
+        shared = (known * says * target).sum()
+        loss = loss + overlap * (1 - (2 * shared + 1) / ((known * (says + target)).sum() + 1))
+    return loss
 
 
 def start_orthogonal(module: nn.Module) -> None:

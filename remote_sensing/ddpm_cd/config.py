@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from shared.errors import InputError
 
@@ -150,12 +150,16 @@ class DetectorConfig(Settings):
         noise: "shared" gives both dates the same noise at the same place, so identical images do not differ;
             "independent" is published.
         seed: of the noise.
+        temperature: by which the logit of change is divided, see `calibration`.
+        logit_shift: which is taken from it before.
     """
 
     diffusion: DiffusionConfig = DiffusionConfig()
     head: HeadConfig = HeadConfig()
     noise: Literal["shared", "independent"] = "shared"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    temperature: PositiveFloat = 1.0
+    logit_shift: float = 0.0
 
     @model_validator(mode="after")
     def _fits(self) -> DetectorConfig:

@@ -54,6 +54,11 @@ class PairBatch:
     label: Tensor
     origins: Tensor
 
+    def to(self, device: torch.device) -> PairBatch:
+        """Return the batch on a device."""
+        parts = (self.before, self.after, self.label, self.origins)
+        return PairBatch(*(part.to(device, non_blocking=True) for part in parts))
+
 
 def digest(scene: Scene) -> str:
     """Return a hash of the type, shape and numbers of an array, read row by row."""
@@ -132,10 +137,11 @@ class PairCrops:
         pairs: checked ones.
         size: of a crop.
         on_change: share of crops that hold a changed pixel for certain, where a pair has any.
+        margin: pixels at the edges of a crop which that pixel avoids as far as the scene allows.
     """
 
-    def __init__(self, pairs: Sequence[PairScene], size: int, on_change: float) -> None:
-        self.pairs, self.size, self.on_change = pairs, size, on_change
+    def __init__(self, pairs: Sequence[PairScene], size: int, on_change: float, margin: int = 0) -> None:
+        self.pairs, self.size, self.on_change, self.margin = pairs, size, on_change, margin
         self._changed = [
             np.argwhere(pair.label == CHANGED) if pair.label is not None else np.zeros((0, 2), np.int64)
             for pair in pairs
@@ -150,7 +156,8 @@ class PairCrops:
             row, column = _place(pair.before.shape[1:], size, generator)
             if len(changed) and float(torch.rand((), generator=generator)) < self.on_change:
                 pixel = changed[int(torch.randint(len(changed), (), generator=generator))]
-                row, column = _place(pair.before.shape[1:], size, generator, around=(int(pixel[0]), int(pixel[1])))
+                around = int(pixel[0]), int(pixel[1])
+                row, column = _place(pair.before.shape[1:], size, generator, around, self.margin)
             windows = [_window(date, row, column, size) for date in (pair.before, pair.after)]
             unknown = torch.full((1, size, size), float(UNKNOWN))
             label = unknown if pair.label is None else _window(pair.label[None], row, column, size)
@@ -166,14 +173,19 @@ def _choice(scenes: Sequence[Scene], count: int, generator: torch.Generator) -> 
 
 
 def _place(
-    shape: tuple[int, ...], size: int, generator: torch.Generator, around: tuple[int, int] | None = None
+    shape: tuple[int, ...],
+    size: int,
+    generator: torch.Generator,
+    around: tuple[int, int] | None = None,
+    margin: int = 0,
 ) -> tuple[int, int]:
-    """Return the first row and column of a random crop, one that holds the pixel `around`."""
+    """Return the first row and column of a random crop, one that holds the pixel `around`, within margins if it can."""
     place = []
     for axis in (0, 1):
         low, high = 0, shape[axis] - size
         if around is not None:
-            low, high = max(low, around[axis] - size + 1), min(high, around[axis])
+            first, last = around[axis] - size + 1 + margin, around[axis] - margin
+            low, high = min(max(low, first), high), max(min(high, last), low)
         place.append(int(torch.randint(low, high + 1, (), generator=generator)))
     return place[0], place[1]
 

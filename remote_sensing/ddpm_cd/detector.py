@@ -72,8 +72,13 @@ class ChangeDetector(nn.Module):
             valid = (before.isfinite() & after.isfinite()).all(1)
         with torch.no_grad():
             a, b = (self.scaled(torch.where(valid[:, None], image, torch.nan)) for image in (before, after))
-            found = self.logits(a, b, origins).float()
-        return torch.where(valid, torch.sigmoid(found[:, 1] - found[:, 0]), torch.nan)
+            found = self.logits(a, b, origins)
+        return torch.where(valid, self.calibrated(found), torch.nan)
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Return the probability of change (N, H, W), float32, of logits (N, 2, H, W)."""
+        change = logits[:, 1].float() - logits[:, 0].float()
+        return torch.sigmoid((change - self.config.logit_shift) / self.config.temperature)
 
     def logits(self, before: Tensor, after: Tensor, origins: Tensor | None = None) -> Tensor:
         """Return the logits (N, 2, H, W) of two dates, (N, C, H, W) in [-1, 1], differentiable in the parameters.
@@ -84,7 +89,9 @@ class ChangeDetector(nn.Module):
         require_one_grid(before, after)
         where = origins_of(before, origins)
         shared = self.config.noise == "shared"
-        changed = (before != after).flatten(1).any(1) if shared else torch.ones(len(before), dtype=torch.bool)
+        # To look makes the host wait for the device: a training does only where dropout would tell equal dates apart.
+        look = shared and (not torch.is_grad_enabled() or self.config.diffusion.unet.dropout > 0)
+        changed = (before != after).flatten(1).any(1) if look else torch.ones(len(before), dtype=torch.bool)
         rows = torch.nonzero(changed.cpu()).flatten().to(before.device)
         noised = [self.noised(before, where), self.noised(after[rows], where[rows], date=0 if shared else 1)]
         both = self.embed_noised(torch.cat(noised))

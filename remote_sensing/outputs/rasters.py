@@ -25,6 +25,7 @@ NO_CHANGE, CHANGE, NODATA = 0, 1, 255
 COLOURS = {NO_CHANGE: (245, 245, 245, 0), CHANGE: (215, 25, 28, 255), NODATA: (0, 0, 0, 0)}
 BOUNDARY = 0.5  # probability from which a pixel is change
 BINS = 20
+STEPS = 254  # of a probability in uint8: 0 to 254, and 255 is nodata
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,25 @@ def write_plain(
             changed += int((found == CHANGE).sum())
             histogram += np.histogram(values[known], BINS, (0.0, 1.0))[0]
     return probability_path, mask_path, Counts(grid.width * grid.height, valid, changed, tuple(histogram.tolist()))
+
+
+def write_coded(plain: Path, grid: MapGrid) -> Path:
+    """Write a raster of probabilities once more as uint8 with scale and nodata, and delete it; return the new path.
+
+    Rounded down, so that exactly what was 1/2 or more is 1/2 or more.
+    """
+    path = plain.with_suffix(".uint8.tif")
+    with rasterio.open(plain) as source, _create(path, grid, "uint8", NODATA) as coded:
+        coded.update_tags(**source.tags())
+        coded.set_band_description(1, source.descriptions[0])
+        coded.scales = (1 / STEPS,)
+        for top in range(0, grid.height, BLOCK):
+            window = Window(0, top, grid.width, min(BLOCK, grid.height - top))
+            values = source.read(1, window=window)
+            steps = np.floor(np.nan_to_num(values) * STEPS)
+            coded.write(np.where(np.isfinite(values), steps, NODATA).astype(np.uint8), 1, window=window)
+    plain.unlink()
+    return path
 
 
 def write_cog(plain: Path, final: Path, *, overviews: str) -> None:

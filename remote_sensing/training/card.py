@@ -14,7 +14,8 @@ from shared.jsontext import json_text
 LIMITS = {
     "pretrain": "Features of the images that it was trained on; it was not made to generate images.",
     "train": "Changes of the kind that was labelled, at the pixel size and with the sensor of the training pairs. The "
-    "probability is not calibrated: it orders pixels, and 1/2 is the boundary.",
+    "probability is calibrated on the pairs that were held out, if any; without them it only orders pixels. 1/2 is the "
+    "boundary.",
 }
 
 

@@ -10,7 +10,7 @@ import typer
 
 from remote_sensing.packages import require_packages
 from shared.errors import InputError
-from shared.options import Device, Overwrite, Quiet
+from shared.options import Device, Overwrite, Quiet, number_or_word
 
 if TYPE_CHECKING:
     from remote_sensing.ddpm_cd.loop import Trainer
@@ -47,19 +47,20 @@ def pretrain(
     """Pretrain the diffusion network of ddpm-cd on rasters without labels; run again to go on after a stop."""
     require_packages()
     from remote_sensing.ddpm_cd.pretraining import PretrainingTrainer
-    from remote_sensing.training.config import About, PretrainConfig
+    from remote_sensing.training.config import PretrainConfig
     from remote_sensing.training.data import rasters_in, read_scene, require_fit
     from shared.config import load_config
     from shared.devices import resolve_device
+    from shared.files import require_new_weights
 
-    _check_output(output, overwrite=overwrite)
-    described, told = load_config(config, PretrainConfig), About() if about is None else load_config(about, About)
+    require_new_weights(output, overwrite=overwrite)
+    described, told = load_config(config, PretrainConfig), _about(about)
     settings, folder = described.settings(), work or output.with_suffix("")
     place = resolve_device(device)
     groups = [rasters_in(data), rasters_in(held_out) if held_out is not None else []]
     scenes: list[list[Any]] = []
     for files in groups:
-        scenes.append([read_scene(path, folder / "data", bands=bands, nodata=_number(nodata)) for path in files])
+        scenes.append([read_scene(path, folder / "data", bands=bands, nodata=_nodata(nodata)) for path in files])
         for path, scene in zip(files, scenes[-1], strict=True):
             require_fit(
                 path,
@@ -119,13 +120,14 @@ def train(
     require_packages()
     from remote_sensing.ddpm_cd.change_training import ChangeTrainer
     from remote_sensing.ddpm_cd.files import load_detector, load_diffusion
-    from remote_sensing.training.config import About, TrainConfig
+    from remote_sensing.training.config import TrainConfig
     from remote_sensing.training.data import chosen, pairs_in, read_pair, require_fit
     from shared.config import load_config
     from shared.devices import resolve_device
+    from shared.files import require_new_weights
 
-    _check_output(output, overwrite=overwrite)
-    described, told = load_config(config, TrainConfig), About() if about is None else load_config(about, About)
+    require_new_weights(output, overwrite=overwrite)
+    described, told = load_config(config, TrainConfig), _about(about)
     changes: dict[str, Any] = {"start": None if start == "none" else start} if start is not None else {}
     if unet_share is not None:
         changes["unet_share"] = unet_share
@@ -143,7 +145,7 @@ def train(
     for files in found:
         if files.name in away - validated:
             continue
-        scene = read_pair(files, folder / "data", bands=bands, nodata=_number(nodata), pixel_grid=pixel_grid)
+        scene = read_pair(files, folder / "data", bands=bands, nodata=_nodata(nodata), pixel_grid=pixel_grid)
         for path, date in ((files.before, scene.before), (files.after, scene.after)):
             crop = 1 if files.name in validated else settings.crop
             require_fit(path, date, bands=len(limits), crop=crop, limits=limits)
@@ -195,14 +197,11 @@ def _finish(
         typer.echo(str(path))
 
 
-def _check_output(output: Path, *, overwrite: bool) -> None:
-    from shared.files import refuse_existing, require_writable
+def _about(name: str | None) -> About:
+    from remote_sensing.training.config import About
+    from shared.config import load_config
 
-    if output.suffix != ".safetensors":
-        raise InputError(output, found=f"the suffix {output.suffix!r}", expected=".safetensors", fix="Rename it.")
-    for path in (output, output.with_suffix(".json"), output.with_suffix(".md")):
-        refuse_existing(path, overwrite=overwrite)
-        require_writable(path)
+    return About() if name is None else load_config(name, About)
 
 
 def _option(name: str, value: object) -> list[str]:
@@ -213,11 +212,8 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _number(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    if text not in {"auto", "none"}:
+def _nodata(text: str) -> Any:
+    value = number_or_word(text)
+    if isinstance(value, str) and value not in {"auto", "none"}:
         raise InputError("--nodata", found=repr(text), expected="a number, auto or none", fix="Correct it.")
-    return text
+    return value

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from remote_sensing.ddpm_cd.augment import Augmentation
 from remote_sensing.ddpm_cd.change_training import ChangeTraining
 from remote_sensing.ddpm_cd.config import DiffusionConfig, Settings, Share, detector_from_data
 from remote_sensing.ddpm_cd.loop import LoopSettings
@@ -60,7 +61,9 @@ class TrainConfig(LoopSettings):
         detector: as `ddpm_cd.config.detector_from_data` reads it; without "diffusion" that of the start is taken.
         start: pretrained diffusion network, by name or path; None starts with random weights.
         change_weight: weight of changed pixels in the loss, in units of unchanged ones.
-        on_change: share of the crops that hold a changed pixel for certain.
+        overlap: weight of the overlap (Dice) in the loss.
+        on_change: share of the crops that hold a changed pixel for certain; fewer after an augmentation.
+        augment: what is done to the crops besides the symmetries of the square.
         unet_share: learning rate of the UNet in units of the head's; 0 keeps it as it is.
     """
 
@@ -68,7 +71,9 @@ class TrainConfig(LoopSettings):
     detector: dict[str, Any] = Field(default_factory=dict)
     start: str | None = None
     change_weight: Annotated[float, Field(gt=0)] = 1.0
+    overlap: Annotated[float, Field(ge=0)] = 0.0
     on_change: Share = 0.5
+    augment: Augmentation = Augmentation()
     unet_share: Annotated[float, Field(ge=0)] = 0.0
 
     def settings(self, diffusion: DiffusionConfig | None = None) -> ChangeTraining:

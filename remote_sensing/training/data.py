@@ -7,8 +7,6 @@ the columns before, after, label and, optionally, unchanged and name; its paths 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -23,6 +21,7 @@ from remote_sensing.grid import MapGrid
 from remote_sensing.labels import open_labels
 from remote_sensing.rasters import open_pair
 from remote_sensing.sources import GridReader, read_source
+from remote_sensing.tiling import fingerprint
 from shared.errors import InputError
 from shared.files import atomic_path
 
@@ -293,5 +292,4 @@ def _store(target: Path, bands: int, grid: MapGrid, dtype: str, blocks: Callable
 
 
 def _key(paths: Sequence[Path], *facts: object) -> str:
-    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return hashlib.sha256(json.dumps([stats, facts]).encode()).hexdigest()[:24]
+    return fingerprint(paths, facts=list(facts))[:24]

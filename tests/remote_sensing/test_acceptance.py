@@ -77,8 +77,7 @@ def test_the_displacement_of_the_sentinel_pair_is_found_and_taken_away(tmp_path,
     folder = data_file("remote_sensing/open/s2_pair_t33uuu")
     paths = []
     for name in ("ref_S2A_20160608T153121", "tgt_S2A_20160529T153631"):
-        # The crops are single JPEG 2000 tiles, of which every look decodes all; the estimate reads them as they are in
-        # test_coregistration.
+        # The crops are single JPEG 2000 tiles, of which every look decodes all.
         paths.append(tmp_path / f"{name}_T33UUU_sub.tif")
         rasterio.shutil.copy(folder / f"{name}_T33UUU_sub.jp2", paths[-1], driver="GTiff", TILED="YES")
     done = fewstep("change", "detect", *paths, "-o", tmp_path / "out", "--coregister", "--resampling", "cubic")

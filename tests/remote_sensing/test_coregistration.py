@@ -52,14 +52,3 @@ def test_a_wedge_without_data_does_not_pull_the_estimate(tmp_path):
     found = estimate_shift(open_pair(write(tmp_path / "a.tif", before), write(tmp_path / "b.tif", after)))
     assert found.confident
     assert (found.rows, found.cols) == pytest.approx((1.5, 0.75), abs=0.1)
-
-
-@pytest.mark.data
-def test_the_sentinel_pair_is_displaced_as_the_note_measured(data_file):
-    folder = data_file("remote_sensing/open/s2_pair_t33uuu")
-    reference, target = (
-        folder / f"{name}_T33UUU_sub.jp2" for name in ("ref_S2A_20160608T153121", "tgt_S2A_20160529T153631")
-    )
-    found = estimate_shift(open_pair(reference, target))
-    assert found.confident
-    assert (found.rows, found.cols) == pytest.approx((1.82, -0.62), abs=0.2)

@@ -123,3 +123,43 @@ def test_bad_labels_are_refused(tmp_path, rasters):
     assert_one_clear_line(fewstep("change", "evaluate", scores, tmp_path / "l.tif"), "0 to 7.5")
     with pytest.raises(InputError, match="no labelled pixel"):
         evaluate(mask, save(tmp_path / "none.tif", np.full(SHAPE, 5), nodata=5))
+
+
+def test_bias_of_the_area_and_bounds_over_scenes(tmp_path, rasters):
+    truth, found = rasters
+    generator = np.random.default_rng(3)
+    masks = [save(tmp_path / f"m{k}.tif", found ^ (generator.random(SHAPE) < 0.1 * k)) for k in range(5)]
+    label = save(tmp_path / "l.tif", truth)
+    pooled, scenes = evaluate_many(masks, [label] * 5, [None] * 5)
+    with rasterio.open(masks[0]) as dataset:
+        assert scenes[0]["area_bias"] == pytest.approx(dataset.read(1).sum() / truth.sum() - 1)
+    counts = np.array([[scene[name] for name in ("tp", "fp", "fn")] for scene in scenes])
+    drawn = np.array([counts[generator.integers(5, size=5)].sum(0) for _ in range(20_000)])
+    f1 = 2 * drawn[:, 0] / (2 * drawn[:, 0] + drawn[:, 1] + drawn[:, 2])
+    assert [pooled["f1_low"], pooled["f1_high"]] == pytest.approx(np.percentile(f1, [2.5, 97.5]), abs=0.01)
+    assert pooled["f1_low"] < pooled["f1"] < pooled["f1_high"]
+    assert "f1_low" not in evaluate_many(masks[:1], [label], [None])[0]
+    nothing = save(tmp_path / "n.tif", np.zeros(SHAPE))
+    assert "area_bias" not in evaluate(nothing, nothing).scores()
+
+
+def test_objects_are_right_from_half_an_iou_on(tmp_path):
+    truth, found = np.zeros((2, 40, 60), bool)
+    truth[2:12, 2:12] = found[2:12, 2:7] = True  # IoU of exactly 1/2
+    truth[2:12, 20:30], found[3:12, 20:30] = True, True  # 0.9
+    truth[2:12, 40:50], found[2:12, 46:56] = True, True  # 40 of 160: wrong
+    found[30:34, 30:34] = True  # nothing there
+    truth[30:36, 2:8] = True  # missed
+    truth[36, 8] = True  # touches it by a corner: another object
+    mask, label = save(tmp_path / "m.tif", found), save(tmp_path / "l.tif", truth)
+    out = tmp_path / "numbers.json"
+    done = fewstep("change", "evaluate", mask, label, "--objects", "--json", out)
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads(out.read_text())
+    assert (numbers["objects_found"], numbers["objects_true"]) == (4, 5)
+    assert (numbers["object_precision"], numbers["object_recall"]) == (2 / 4, 2 / 5)
+    pooled, _ = evaluate_many([mask, label], [label, label], [None, None], objects=True)
+    assert (pooled["object_precision"], pooled["object_recall"]) == (7 / 9, 7 / 10)
+    empty = save(tmp_path / "e.tif", np.zeros((40, 60)))
+    assert evaluate(empty, empty, objects=True).scores()["object_recall"] == 1
+    assert evaluate(empty, label, objects=True).scores()["object_recall"] == 0

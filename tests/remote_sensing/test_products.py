@@ -197,11 +197,43 @@ def test_a_safe_folder_is_one_date_of_named_bands(tmp_path):
     assert (source.names, source.grid.shape, source.nodata) == (("B04", "B11"), (64, 64), 0)
     patch = open_pair(product, product, bands=("B04", "B04")).read(rasterio.windows.Window(0, 0, 64, 64))
     np.testing.assert_array_equal(patch.valid, red > 0)
-    np.testing.assert_array_equal(patch.before[0][patch.valid], red[red > 0])
+    np.testing.assert_allclose(patch.before[0][patch.valid], (red[red > 0] - 1000) / 10_000, rtol=0, atol=1e-7)
     assert date_of(product, None) == ("2020-05-18", "name of the product")
     (tmp_path / "empty.SAFE").mkdir()
     with pytest.raises(InputError, match="no bands"):
         read_source(tmp_path / "empty.SAFE")
+
+
+def test_dates_stored_in_different_ways_are_equal_in_the_unit_of_the_sensor(tmp_path):
+    """Sentinel-2 before and after baseline 04.00, a STAC item with a scale, and a GeoTIFF with one: one reflectance."""
+    red = np.random.default_rng(0).integers(200, 4000, (64, 64))
+    early = safe(tmp_path, "S2A_MSIL2A_20210518T101031_N0300_R022_T33UUU_20210518T120000.SAFE", {"B04": red}, (10,))
+    late = safe(
+        tmp_path, "S2A_MSIL2A_20220518T101031_N0400_R022_T33UUU_20220518T120000.SAFE", {"B04": red + 1000}, (10,)
+    )
+    told = safe(
+        tmp_path, "S2A_MSIL1C_20220518T101031_N0301_R022_T33UUU_20220518T120000.SAFE", {"B04": red + 700}, (10,)
+    )
+    (told / "MTD_MSIL1C.xml").write_text(
+        "<QUANTIFICATION_VALUE unit='none'>10000</QUANTIFICATION_VALUE>\n"
+        "<RADIO_ADD_OFFSET band_id='3'>-700</RADIO_ADD_OFFSET>"
+    )
+    write(tmp_path / "stored.tif", (2 * red[None]).astype(np.uint16), nodata=0)
+    described = [{"name": "B04", "raster:scale": 5e-5, "nodata": 0}]
+    stac = item(tmp_path / "s.json", {"red": {"href": "./stored.tif", "type": TIFF, "bands": described}})
+    tagged = write(tmp_path / "tagged.tif", (red[None] + 2000).astype(np.uint16), nodata=0)
+    with rasterio.open(tagged, "r+") as dataset:
+        dataset.scales, dataset.offsets = (1e-4,), (-0.2,)
+    for other in (late, told, stac, tagged):
+        bands = ("B04", None if other == tagged else "B04")
+        pair = open_pair(early, other, bands=bands)
+        patch = pair.read(rasterio.windows.Window(0, 0, 64, 64))
+        np.testing.assert_allclose(patch.before[0], red / 10_000, rtol=0, atol=1e-7)
+        np.testing.assert_allclose(patch.after, patch.before, rtol=0, atol=1e-7)
+        assert pair.notes == ()
+    plain = write(tmp_path / "plain.tif", red[None].astype(np.uint16), nodata=0)
+    (note,) = open_pair(early, plain, bands=("B04", None)).notes
+    assert "plain.tif does not" in note
 
 
 @pytest.mark.data

@@ -9,12 +9,16 @@ import pytest
 import rasterio
 from pyproj import Transformer
 from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import calculate_default_transform
 from rasterio.windows import Window
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from remote_sensing.grid import MapGrid
 from remote_sensing.rasters import open_pair
 from remote_sensing.sources import GridReader, read_source
+from remote_sensing.warping import warped
 from shared.errors import InputError
 from tests.remote_sensing.scenes import TRANSFORM, UTM, scene, write
 
@@ -251,3 +255,30 @@ def test_real_files_have_the_valid_pixels_that_gdal_sees(data_file, name, bands,
         expected = (dataset.read(1) > 0) if bands == 1 else (dataset.dataset_mask() > 0)
     assert 0.4 < expected.mean() < 1
     np.testing.assert_array_equal(valid, expected)
+
+
+def test_a_window_in_another_crs_holds_the_numbers_of_any_other_window_and_of_gdal(tmp_path):
+    """Blocks of 256 lie fixed on the grid; GDAL's own result for the whole grid differs by its interpolated map."""
+    values = gaussian_filter(np.random.default_rng(0).random((3, 700, 640)), (0, 3, 3)).astype(np.float32)
+    grid = MapGrid(UTM, TRANSFORM @ rasterio.Affine.scale(1.3) @ rasterio.Affine.translation(20, 40), 420, 390)
+    with rasterio.open(write(tmp_path / "a.tif", values)) as dataset:
+        transform, width, height = calculate_default_transform(
+            UTM, "EPSG:3857", dataset.width, dataset.height, *dataset.bounds
+        )
+    with (
+        rasterio.open(tmp_path / "a.tif") as dataset,
+        WarpedVRT(dataset, crs="EPSG:3857", transform=transform, width=width, height=height, nodata=-1) as raster,
+    ):
+        path = write(tmp_path / "b.tif", raster.read(), crs="EPSG:3857", transform=transform, nodata=-1)
+    source = read_source(path)
+    reader = GridReader(source, grid, resampling="cubic")
+    whole, valid = reader.read(Window(0, 0, grid.width, grid.height))
+    np.testing.assert_array_equal(reader.valid(Window(0, 0, grid.width, grid.height)), valid)
+    for window in (Window(0, 0, 256, 256), Window(100, 90, 300, 290), Window(255, 255, 2, 2), Window(419, 389, 1, 1)):
+        part, known = reader.read(window)
+        rows, cols = window.toslices()
+        np.testing.assert_array_equal(part, whole[:, rows, cols])
+        np.testing.assert_array_equal(known, valid[rows, cols])
+    with rasterio.open(path) as dataset, warped(dataset, source.grid, grid, Resampling.cubic, -1) as raster:
+        np.testing.assert_allclose(whole[:, valid], raster.read()[:, valid], atol=2e-3)
+    assert valid.mean() > 0.9

@@ -15,11 +15,11 @@ import math
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medical.reconstruction.learned.disco import Spacing
 from medical.reconstruction.learned.output import LearnedOutput, combine, expand, normalised
-from medical.reconstruction.learned.proximal import ProximalNetwork, espirit_maps, log_variance, sparse_start
+from medical.reconstruction.learned.proximal import espirit_maps, log_variance, sparse_start
 from medical.reconstruction.learned.sensitivity import in_reference_phase
 from medical.reconstruction.operators import CartesianSense
 from medical.reconstruction.preprocess import resize_centred
@@ -42,7 +42,7 @@ def band_of(matrix: tuple[int, int], spacing: Spacing, finest_mm: float) -> tupl
 
 @torch.no_grad()
 def in_band(
-    network: ProximalNetwork,
+    network: nn.Module,
     kspace: Tensor,
     mask: Tensor,
     calibration: Tensor,
@@ -54,7 +54,7 @@ def in_band(
     """Reconstruct a batch of slices on any pixels.
 
     Args:
-        network: trained on pixels of `finest_mm` and larger.
+        network: a `ProximalNetwork` trained on pixels of `finest_mm` and larger.
         kspace: as in `ProximalNetwork.forward`, like the following three.
         mask: bool (B, H, W).
         calibration: bool (B, H, W).

@@ -16,7 +16,7 @@ from shared.errors import InputError
 from tests.conftest import data_folder
 
 pytestmark = pytest.mark.data
-SHIPPED = ("no-varnet", "varnet", "dds")
+SHIPPED = ("no-varnet", "varnet", "modl", "dds")
 
 
 def methods(*names: str, samples: int = 2) -> dict:

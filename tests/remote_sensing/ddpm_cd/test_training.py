@@ -22,6 +22,7 @@ LIGHT = {
     "head": {"timesteps": [50, 200], "hidden": 8},
 }
 DETECTOR = detector_from_data(LIGHT)
+AUGMENT = {"paste": 0.5, "both": 0.5, "same": 0.2, "warp": 0.5, "shift": 1.0, "light": 0.2, "blur": 0.8}
 LOOP = {"crop": 16, "batch": 8, "steps": 4, "rate": 3e-3, "warm_up": 2, "average": 0.9, "weight_decay": 0.0}
 
 
@@ -109,7 +110,9 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, pairs, kind):
     def trainer(folder, **changes):
         if kind == "pretraining":
             return PretrainingTrainer(pretraining(**changes), [scene(0), scene(1)], tmp_path / folder)
-        return ChangeTrainer(training(unet_share=float(kind == "all"), **changes), pairs, tmp_path / folder)
+        if kind == "all":
+            changes |= {"unet_share": 1.0, "overlap": 0.5, "augment": AUGMENT}
+        return ChangeTrainer(training(**changes), pairs, tmp_path / folder)
 
     whole = trainer("whole")
     whole.run()

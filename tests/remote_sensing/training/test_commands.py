@@ -133,33 +133,14 @@ def test_training_keeps_the_pretrained_network_at_share_zero_and_always_its_warn
 
 def test_a_student_learns_from_a_teacher_without_labels(tmp_path, labelled, pretrained):
     path = config(tmp_path, TRAIN, "t.yaml")
-    fewstep(
-        "change",
-        "train",
-        path,
-        "--pairs",
-        labelled,
-        "--start",
-        pretrained,
-        "-o",
-        tmp_path / "teacher.safetensors",
-        "-q",
-    )
+
+    def words(name):
+        return ["change", "train", path, "--pairs", labelled, "--start", pretrained, "-o", tmp_path / name, "-q"]
+
+    fewstep(*words("teacher.safetensors"))
     shutil.rmtree(labelled / "label")
-    words = [
-        "change",
-        "train",
-        path,
-        "--pairs",
-        labelled,
-        "--start",
-        pretrained,
-        "-o",
-        tmp_path / "student.safetensors",
-        "-q",
-    ]
-    assert_one_clear_line(fewstep(*words), "no label for place_0", "--teacher")
-    done = fewstep(*words, "--teacher", tmp_path / "teacher.safetensors")
+    assert_one_clear_line(fewstep(*words("student.safetensors")), "no label for place_0", "--teacher")
+    done = fewstep(*words("student.safetensors"), "--teacher", tmp_path / "teacher.safetensors")
     assert done.returncode == 0, done.stderr
     assert load_detector(tmp_path / "student.safetensors")[1]["distilled"] is True
 
