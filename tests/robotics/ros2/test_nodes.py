@@ -84,8 +84,8 @@ def test_commands_begin_where_the_robot_is_and_keep_the_rate(robot):
     numbers = told_numbers(status)
     assert status.level == b"\x00"
     assert numbers["tick_late_ms_p50"] < 1000 / RATE / 4
-    assert numbers["plan_ms_p50"] < 80
-    assert numbers["plan_age_ticks_p50"] == 1
+    assert numbers["plan_ms_p50"] < 1000 / RATE
+    assert 1 <= numbers["plan_age_ticks_p50"] <= 4  # 1 on an idle machine; max_chunk_age is 4
 
 
 def test_dead_publisher_leads_to_a_hold_then_a_stop_and_reset_leaves_it(robot):
