@@ -1,0 +1,35 @@
+"""The policy that ships does in the published worlds what its card says."""
+
+from __future__ import annotations
+
+import pytest
+
+from robotics.policy.evaluation import evaluate
+from robotics.policy.files import load_policy
+from robotics.policy.pusht import PushT
+from robotics.policy.rolling import RollingPolicy
+from robotics.policy.warmstart import WarmStart
+from shared import weights
+
+NAME = "robotics/pusht_small"
+WORLDS = (100_001, 100_002)
+
+
+def test_it_has_a_card_and_a_sum():
+    path = weights.find(NAME)
+    assert weights.sha256(path) in (path.parent / "SHA256SUMS").read_text()
+    card = path.with_suffix(".md").read_text()
+    assert "MIT" in card and "seed 0" in card and "0.825" in card
+
+
+def test_it_pushes_the_block_home_from_noise_and_from_warm_starts_with_few_calls():
+    """Two of the fifty worlds of the card; an untrained network reaches about 0.1."""
+    pytest.importorskip("gym_pusht")
+    policy = load_policy(NAME)
+    cold = RollingPolicy(policy, warm=WarmStart(mode="cold"), environments=2)
+    warm = RollingPolicy(policy, warm=WarmStart(levels=(40, 20, 10, 4, 0)), environments=2)
+    found = evaluate(cold, PushT, WORLDS, execute=8).numbers()
+    few = evaluate(warm, PushT, WORLDS, execute=4).numbers()
+    assert found["mean_max_score"] > 0.6
+    assert few["mean_max_score"] > 0.6
+    assert few["calls_per_chunk"] < 5.5 < 9.5 < found["calls_per_chunk"]
