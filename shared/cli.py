@@ -21,6 +21,7 @@ from shared.errors import FewstepError
 from shared.options import Device, Json, Overwrite, Quiet, Seed
 
 GROUP = "fewstep.commands"
+COMPLETION = "_FEWSTEP_COMPLETE"  # set by the shell; other packages have variables of that ending (ROS 2's wheels)
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 HELP = """Few-step diffusion for medical imaging, remote sensing, robotics and motion.
@@ -57,7 +58,7 @@ def build_app(arguments: list[str]) -> typer.Typer:
     bench.command()(core)
     app.add_typer(bench, name="bench")
     called = next((word for word in arguments if not word.startswith("-")), None)
-    completing = any(name.endswith("_COMPLETE") for name in os.environ)
+    completing = COMPLETION in os.environ
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         if entry.name == called or completing:
             app.add_typer(entry.load(), name=entry.name, help=_summary(entry))
