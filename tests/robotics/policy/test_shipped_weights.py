@@ -19,7 +19,7 @@ def test_it_has_a_card_and_a_sum():
     path = weights.find(NAME)
     assert weights.sha256(path) in (path.parent / "SHA256SUMS").read_text()
     card = path.with_suffix(".md").read_text()
-    assert "MIT" in card and "seed 0" in card and "0.825" in card
+    assert all(word in card for word in ("MIT", "seed 0", "0.825"))
 
 
 def test_it_pushes_the_block_home_from_noise_and_from_warm_starts_with_few_calls():
