@@ -9,7 +9,7 @@ demo: $(VENV)/.demo-installed
 	$(BIN)/fewstep demo --output demo --overwrite
 
 test: $(VENV)/.dev-installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
@@ -19,7 +19,7 @@ lint: $(VENV)/.dev-installed
 # pip's constraints keep torch at the tested version; without them a newer build and gigabytes of CUDA may come.
 $(VENV)/.%-installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[$*]"
 	touch $@
 
 clean:
