@@ -1,9 +1,9 @@
 """GDAL's warper as it is used here: missing pixels never enter an interpolation, and blocks of a fixed size.
 
 A band of a warped virtual raster that is read in a window makes GDAL warp all bands of every block that the window
-touches, once for each band that is read (GDAL 3.10). `WarpedBlocks` warps each block once, all bands together: the same
-numbers in a tenth of the time for six bands. The blocks lie fixed on the grid, so that a pixel does not depend on the
-window in which it was read, although the map projection is interpolated within a block.
+touches, once for each band that is read (GDAL 3.10). `WarpedBlocks` warps each block once, all bands together: for six
+bands in about a seventh of the time, with the same numbers within `TOLERANCE`. The blocks lie fixed on the grid, so that
+a pixel does not depend on the window in which it was read, although the map projection is interpolated in a block.
 """
 
 from __future__ import annotations
