@@ -13,7 +13,6 @@ the bias towards zero of windows whose content moved out of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,9 +71,8 @@ def estimate_shift(pair: Pair) -> Shift:
     windows = _textured_windows(pair)
     measured = np.zeros((0, 2))
     for _ in range(PASSES):
-        # Not in threads: each would warp blocks of its own, eight times as long for a second date in another CRS.
-        found = map(partial(_measure, pair.moved((float(total[0]), float(total[1])))), windows)
-        measured = np.array([shift for shift in found if shift is not None])
+        patches = pair.moved((float(total[0]), float(total[1]))).patches(windows)
+        measured = np.array([_correlate(patch) for patch in patches if patch.valid.mean() >= VALID_SHARE / 2])
         if not len(measured):
             return Shift(0.0, 0.0, 0, 0, 0.0)
         median = np.median(measured, axis=0)
@@ -92,7 +90,7 @@ def _textured_windows(pair: Pair) -> list[Window]:
     candidates = [
         Window(col, row, min(size, pair.grid.width), min(size, pair.grid.height)) for row in rows for col in cols
     ]
-    # A thinned look at each candidate is as expensive as reading it, so only a regular choice is looked at.
+    # To look costs a read of each candidate, thinned or not, so only a regular choice is looked at.
     keep = np.unique(np.linspace(0, len(candidates) - 1, min(len(candidates), LOOKED_AT)).round().astype(int))
     good = [int(index) for index in keep if pair.valid(candidates[index]).mean() >= VALID_SHARE]
     if not good:
@@ -106,11 +104,6 @@ def _starts(length: int, size: int) -> list[int]:
         return [0]
     count = int(np.ceil((length - size) / max(1, size // 2))) + 1
     return np.linspace(0, length - size, count).round().astype(int).tolist()
-
-
-def _measure(pair: Pair, window: Window) -> NDArray[np.float64] | None:
-    patch = pair.read(window)
-    return _correlate(patch) if patch.valid.mean() >= VALID_SHARE / 2 else None
 
 
 def _correlate(patch: Patch) -> NDArray[np.float64]:

@@ -138,12 +138,16 @@ class Pair:
 
     def _dates(self, window: Window) -> Dates:
         """Return values and validity of each date, without what is excluded."""
-        dates = [reader.read(window) for reader in self._readers]
-        if self._mask_reader is not None:
-            mask, _ = self._mask_reader.read(window)
-            kept = np.nan_to_num(mask[0]) == 0
-            dates = [(values, valid & kept) for values, valid in dates]
-        return tuple(dates)
+        dates = tuple(reader.read(window) for reader in self._readers)
+        kept = self._kept(window)
+        return dates if kept is None else tuple((values, valid & kept) for values, valid in dates)
+
+    def _kept(self, window: Window) -> NDArray[np.bool_] | None:
+        """Return what is not excluded; None where nothing ever is."""
+        if self._mask_reader is None:
+            return None
+        mask, _ = self._mask_reader.read(window)
+        return np.asarray(np.nan_to_num(mask[0]) == 0)
 
     def read(self, window: Window) -> Patch:
         """Read a window that lies on the grid; may be called from several threads.
@@ -180,13 +184,12 @@ class Pair:
         """Return where both dates have data, bool (rows, columns), without an interpolation; False where damaged."""
         try:
             known = [reader.valid(window) for reader in self._readers]
-            if self._mask_reader is not None:
-                known.append(np.nan_to_num(self._mask_reader.read(window)[0][0]) == 0)
+            kept = self._kept(window)
         except InputError:
             if not self.keep_going:
                 raise
             return np.zeros((window.height, window.width), bool)
-        return np.logical_and.reduce(known)
+        return np.logical_and.reduce(known if kept is None else [*known, kept])
 
     def patches(self, windows: list[Window], *, workers: int = 2) -> Iterator[Patch]:
         """Yield the windows in order while the next ones are read by `workers` threads."""

@@ -2,8 +2,9 @@
 
 A band of a warped virtual raster that is read in a window makes GDAL warp all bands of every block that the window
 touches, once for each band that is read (GDAL 3.10). `WarpedBlocks` warps each block once, all bands together: for six
-bands in about a seventh of the time, with the same numbers within `TOLERANCE`. The blocks lie fixed on the grid, so a
-pixel does not depend on the window in which it was read, although the map projection is interpolated in a block.
+bands in about a seventh of the time (seen once), with the same numbers within `TOLERANCE`. The blocks lie fixed on the
+grid, so a pixel does not depend on the window in which it was read, although the map projection is interpolated in a
+block.
 """
 
 from __future__ import annotations
