@@ -11,7 +11,13 @@ from shared.files import atomic_path
 
 
 def write_card(
-    output: Path, settings: PolicyTraining, facts: Mapping[str, Any], *, data: str, overwrite: bool = False
+    output: Path,
+    settings: PolicyTraining,
+    facts: Mapping[str, Any],
+    *,
+    data: str,
+    teacher: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write `<output>.md` and return its path.
 
@@ -20,9 +26,11 @@ def write_card(
         settings: of the training.
         facts: from `PolicyTrainer.export`.
         data: name of the demonstrations.
+        teacher: name of the policy that was distilled; None for a training from scratch.
         overwrite: replace an existing card.
     """
     policy, scores = settings.policy, facts["scores"]
+    verb = f"train {settings.name}" if teacher is None else f"distil {teacher} --steps {settings.steps}"
     parts = ", ".join(f"{field.name} ({field.size})" for field in policy.observation)
     lines = [
         f"# {output.stem}",
@@ -33,12 +41,13 @@ def write_card(
         f" predicts {policy.prediction} over {policy.noise.steps} {policy.noise.kind} steps.",
         f"- **Chunk**: {policy.chunk.observe} observations, {policy.chunk.horizon} actions, {policy.chunk.execute} "
         "executed.",
+        *([] if teacher is None else [f"- **Teacher**: `{teacher}`; one call goes where its sampling ends."]),
         f"- **Data**: `{data}`, {facts['episodes']} episodes ({facts['windows']} windows), "
         f"{facts['held_out_episodes']} held out. The licence of the data holds for what is made of them.",
         f"- **Recipe**: {facts['steps']} of {settings.steps} steps of AdamW, batch {settings.batch}, rate "
         f"{settings.learning_rate:g} falling along a half cosine, average of weights {settings.average:g}, seed "
         f"{settings.seed}, {facts['seconds']} s.",
-        f"- **Command**: `fewstep policy train {settings.name} --data {data} -o {output.name}`",
+        f"- **Command**: `fewstep policy {verb} --data {data} -o {output.name}`",
         "",
         "## Losses",
         "",

@@ -82,6 +82,7 @@ def distil(
     overwrite: Overwrite = False,
 ) -> None:
     """Distil a policy into one of one or two network calls; run again to go on after a stop."""
+    from robotics.policy.card import write_card
     from robotics.policy.distilling import StudentTrainer, student_training
     from robotics.policy.episodes import read_episodes
     from robotics.policy.files import load_policy
@@ -90,8 +91,9 @@ def distil(
 
     if output.suffix != ".safetensors":
         raise InputError(output, found=f"the suffix {output.suffix!r}", expected=".safetensors", fix="Rename it.")
-    refuse_existing(output, overwrite=overwrite)
-    require_writable(output)
+    for path in (output, output.with_suffix(".md")):
+        refuse_existing(path, overwrite=overwrite)
+        require_writable(path)
     chosen = resolve_device(device)
     teacher = load_policy(policy, chosen)
     settings = student_training("robotics/student", teacher, steps=steps, seed=seed)
@@ -101,8 +103,9 @@ def distil(
     )
     with _training_bar(settings.name, steps, trainer.step, hidden=quiet) as tell:
         trainer.run(tell=tell)
-    trainer.export(output)
+    facts = trainer.export(output)
     typer.echo(str(output))
+    typer.echo(str(write_card(output, settings, facts, data=data.name, teacher=policy, overwrite=overwrite)))
 
 
 @app.command()

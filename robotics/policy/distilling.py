@@ -1,10 +1,10 @@
-"""A student of one or two calls from a trained policy, by consistency distillation on its demonstrations.
+"""A student of one or two calls from a trained policy: where the teacher's sampling ends, learned in one call.
 
-The student has the teacher's network, begins with its weights and predicts v, because that is a consistency function at
-every level (`shared.distillation.consistency`). It is an ordinary policy file afterwards: sample it cold with one call,
-or with `consistency` steps in two.
+The student has the teacher's network, begins with its weights and predicts v, which is well conditioned at every level
+(`shared.distillation.trajectory`). It is an ordinary policy file afterwards: sample it cold with one call, with
+`consistency` steps in two, or warm with one call from any level.
 
-Reference: Prasad et al., Consistency Policy, RSS 2024, which distils in this way; theirs starts from an EDM teacher.
+Half of a batch starts from pure noise, where the student is asked most, the other half anywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from robotics.policy.episodes import Episodes
 from robotics.policy.policy import Policy
 from robotics.policy.training import PolicyTrainer, PolicyTraining
 from shared.denoiser import NetworkDenoiser, clipped
-from shared.distillation.consistency import consistency_loss
+from shared.distillation.trajectory import trajectory_loss
 
 
 class StudentTrainer(PolicyTrainer):
@@ -27,7 +27,7 @@ class StudentTrainer(PolicyTrainer):
     Args:
         teacher: the policy to distil.
         settings: see `student_training`.
-        episodes: demonstrations; the teacher's sampling is followed from their noised actions.
+        episodes: demonstrations; the teacher's sampling starts from their noised actions.
         folder: for checkpoint and log.
         calls: of the teacher's deterministic sampling.
         device: where to compute.
@@ -47,11 +47,11 @@ class StudentTrainer(PolicyTrainer):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(settings, episodes, folder, start=teacher, device=device)
-        self.teacher, self.grid = teacher, teacher.grid(calls)
+        self.teacher, self.calls = teacher, calls
         self._replayed = self._update  # levels are looked up on the host, which a replayed graph would not repeat
 
     def _loss(self, frames: Tensor, entry: Tensor, noise: Tensor) -> Tensor:
-        """Return the consistency loss of the windows `frames` (N, T) at the steps where the entries (N,) fall."""
+        """Return the loss of the windows `frames` (N, T), the first half from noise, the others from entries (N,)."""
         process, limit = self.policy.process, self.policy.config.clip
         observed = self._observations[frames[:, : self.policy.config.chunk.observe]]
         own, theirs = (
@@ -61,8 +61,9 @@ class StudentTrainer(PolicyTrainer):
             for one in (self.policy, self.teacher)
         )
         teacher = theirs if limit is None else clipped(theirs, -limit, limit)
-        place = entry * self.grid.steps // process.steps
-        return consistency_loss(own, teacher, process, self._actions[frames], noise, self.grid, place).mean()
+        entry = torch.cat([torch.full_like(entry[: len(entry) // 2], process.steps - 1), entry[len(entry) // 2 :]])
+        level = (entry + 1).double() / process.steps
+        return trajectory_loss(own, teacher, process, self._actions[frames], noise, level, calls=self.calls).mean()
 
 
 def student_training(name: str, teacher: Policy, *, steps: int, seed: int = 0) -> PolicyTraining:
@@ -78,7 +79,7 @@ def student_training(name: str, teacher: Policy, *, steps: int, seed: int = 0) -
         name=name,
         policy=teacher.config.model_copy(update={"prediction": "v"}),
         steps=steps,
-        batch=128,
+        batch=256,
         learning_rate=1e-3,
         warmup=200,
         clip_gradient=1.0,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shared import InputError, Ledger
+from shared.cli import main
 from shared.models import load_model
 from shared.profiling import CATEGORIES, REST, category_of, default_levels, profile_network
 from shared.reuse import Block, block_costs
@@ -144,18 +145,15 @@ def test_the_digits_network_is_linear_layers_in_their_blocks():
 
 
 def test_the_command_prints_tables_and_writes_flat_numbers(tmp_path):
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        code = "from shared.cli import main; main()"
-        return subprocess.run(
-            [sys.executable, "-c", code, "profile", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
     path = tmp_path / "profile.json"
-    done = run("shared/digits_denoiser", "--batch", "4", "--repeat", "1", "--device", "cpu", "--json", str(path))
+    words = ("--batch", "4", "--repeat", "1", "--device", "cpu", "--json", str(path))
+    done = subprocess.run(
+        [sys.executable, "-c", "from shared.cli import main; main()", "profile", "shared/digits_denoiser", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert all(category in done.stdout for category in CATEGORIES)
     numbers = json.loads(path.read_text())
@@ -165,8 +163,14 @@ def test_the_command_prints_tables_and_writes_flat_numbers(tmp_path):
     assert parts
     assert sum(numbers[f"level.blocks.{k}.linear.flops"] for k in range(4)) < numbers["total.flops"]
 
-    unknown = run("shared/no_such_model", "--device", "cpu")
-    assert unknown.returncode == 2
-    assert unknown.stderr.count("\n") == 1
-    assert "shared/photo_unet" in unknown.stderr
-    assert run("shared/digits_denoiser", "--batch", "0", "--device", "cpu").returncode == 2
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(("shared/no_such_model",), "shared/photo_unet"), (("shared/digits_denoiser", "--batch", "0"), "0")],
+)
+def test_bad_arguments_of_the_command_are_one_line_and_exit_code_2(words, told, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fewstep", "profile", *words, "--device", "cpu"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err

@@ -1,8 +1,10 @@
-"""The policy that ships does in the published worlds what its card says."""
+"""The policies that ship do in the published worlds what their cards say."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from robotics.policy.evaluation import evaluate
 from robotics.policy.files import load_policy
@@ -10,16 +12,18 @@ from robotics.policy.pusht import PushT
 from robotics.policy.rolling import RollingPolicy
 from robotics.policy.warmstart import WarmStart
 from shared import weights
+from shared.solvers.ddim import DDIM
 
-NAME = "robotics/pusht_small"
+NAME, STUDENT = "robotics/pusht_small", "robotics/pusht_student"
 WORLDS = (100_001, 100_002)
 
 
-def test_it_has_a_card_and_a_sum():
-    path = weights.find(NAME)
+@pytest.mark.parametrize(("name", "score"), [(NAME, "0.825"), (STUDENT, "0.778")])
+def test_it_has_a_card_and_a_sum(name, score):
+    path = weights.find(name)
     assert weights.sha256(path) in (path.parent / "SHA256SUMS").read_text()
     card = path.with_suffix(".md").read_text()
-    assert all(word in card for word in ("MIT", "seed 0", "0.825"))
+    assert all(word in card for word in ("MIT", "seed 0", score))
 
 
 def test_it_pushes_the_block_home_from_noise_and_from_warm_starts_with_few_calls():
@@ -33,3 +37,19 @@ def test_it_pushes_the_block_home_from_noise_and_from_warm_starts_with_few_calls
     assert found["mean_max_score"] > 0.6
     assert few["mean_max_score"] > 0.6
     assert few["calls_per_chunk"] < 5.5 < 9.5 < found["calls_per_chunk"]
+
+
+def test_one_call_of_the_student_ends_where_ten_of_its_teacher_do(data_file):
+    stored = np.load(data_file("robotics/pusht_cchi_v7_lowdim.npz"))
+    seen = np.concatenate([stored["keypoint"].reshape(-1, 18), stored["state"][:, :2]], 1)
+    frames = np.random.default_rng(1).integers(1, len(seen), 200)
+    observations = torch.from_numpy(np.stack([seen[frames - 1], seen[frames]], 1)).float()
+    teacher, student = load_policy(NAME), load_policy(STUDENT)
+    noise = teacher.noise(200, torch.Generator().manual_seed(5))
+    ends = teacher.act(observations, solver=DDIM(), grid=teacher.grid(10), x=noise).normalised
+    own, teachers = (
+        (one.act(observations, solver=DDIM(), grid=one.grid(1), x=noise).normalised - ends).square().mean((1, 2)).sqrt()
+        for one in (student, teacher)
+    )
+    assert own.median() < 0.03
+    assert own.median() < 0.3 * teachers.median()  # what one call of the teacher itself is off by

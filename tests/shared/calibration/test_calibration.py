@@ -324,7 +324,7 @@ def test_the_hash_of_a_network_is_that_of_its_numbers_not_of_its_wrapping():
     assert weights_hash(network) != before
 
 
-@pytest.mark.parametrize(("name", "count"), [("digits_denoiser", 64), ("photo_unet", 12)])
+@pytest.mark.parametrize(("name", "count"), [("digits_denoiser", 64), ("photo_unet", 8)])
 def test_packaged_calibrations_keep_their_promise_on_noise_not_seen(name, count):
     if name != "digits_denoiser":
         pytest.importorskip("diffusers")
