@@ -93,7 +93,8 @@ def run(
     if film is not None and video is not None:
         film.write(video, overwrite=True)
     if json is not None:
-        write_numbers(json, {"env": env, "policy": policy, "world_seed": world_seed, "seed": seed, **numbers})
+        asked: dict[str, Any] = {"env": env, "policy": policy, "world_seed": world_seed, "seed": seed}
+        write_numbers(json, {**numbers, **asked})
 
 
 def tell(numbers: dict[str, Any]) -> None:

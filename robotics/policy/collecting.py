@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,10 +63,11 @@ def collect(
                         expected=f"one of {PATIENCE} or more", fix="Use less noise.",
                     )  # fmt: skip
                 source = np.random.default_rng([seed, tried])
-                seen, episode = world.reset(tried), []
+                episode: list[dict[str, np.ndarray]] = []
+                seen = world.reset(tried)
                 for _ in range(world.steps):
                     action = np.asarray(world.expert(), dtype=np.float32)
-                    episode.append({**seen, "action": action, "seed": np.int64(tried)})
+                    episode.append({**seen, "action": action, "seed": np.array(tried)})
                     wobble = noise * (high - low) / 2 * source.standard_normal(len(low))
                     seen, _, solved = world.step(np.clip(action + wobble, low, high))
                     if solved:
@@ -87,7 +89,8 @@ def write_episodes(path: str | os.PathLike[str], episodes: Episodes, *, overwrit
     """
     require_npz(path)
     with atomic_path(path, overwrite=overwrite) as scratch, scratch.open("wb") as file:
-        np.savez_compressed(file, **{ENDS: episodes.ends, **episodes.arrays})
+        arrays: dict[str, Any] = {ENDS: episodes.ends, **episodes.arrays}
+        np.savez_compressed(file, **arrays)
 
 
 def require_npz(path: str | os.PathLike[str]) -> None:

@@ -9,8 +9,8 @@ Observed are, in metres,
 | `object` (14,) | position and quaternion of the object, then of a second one; 0 where there is none |
 | `goal` (3,) | where the object should be |
 
-Object and goal are drawn by `numpy.random.default_rng(seed)` from the task's ranges. The reward is 1 where the task says
-it is solved, else a tenth of Meta-World's reward.
+Object and goal are drawn by `numpy.random.default_rng(seed)` from the task's ranges. The reward is 1 where the task is
+solved, else a tenth of Meta-World's reward.
 
 Reference: Yu et al., Meta-World, CoRL 2019; metaworld 3.1.1 (MIT).
 """
