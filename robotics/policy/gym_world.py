@@ -46,7 +46,8 @@ class GymWorld:
             str(spec.entry_point)
         )  # fmt: skip
         modes = getattr(entry, "metadata", {}).get("render_modes", ())
-        env: Any = gymnasium.make(spec, render_mode="rgb_array" if "rgb_array" in modes else None)
+        options = {"render_mode": "rgb_array"} if "rgb_array" in modes else {}
+        env: Any = gymnasium.make(spec, **options)
         seen, action = env.observation_space, env.action_space
         parts = seen.spaces if isinstance(seen, spaces.Dict) else {"observation": seen}
         for name, space in {**parts, "action": action}.items():

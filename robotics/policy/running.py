@@ -165,6 +165,9 @@ def settings_of(policy: Policy, world: World, *, execute: int, budget_s: float |
     """Return the runtime's settings in a simulation: the world's limits, and any change within a tick.
 
     Where the world has no bounds, those of the demonstrations are taken.
+
+    Raises:
+        InputError: an action without a range.
     """
     rate = policy.config.action.rate_hz
     spread = policy.action.statistics["min"].tolist(), policy.action.statistics["max"].tolist()
@@ -172,6 +175,11 @@ def settings_of(policy: Policy, world: World, *, execute: int, budget_s: float |
     for low, high, least, most, rest in zip(*world.limits, *spread, world.rest, strict=True):
         bottom = low if np.isfinite(low) else least
         top = high if np.isfinite(high) else most
+        if not bottom < top:
+            raise InputError(
+                f"action {len(limits)}", found=f"{bottom:g} to {top:g}, from the environment or the demonstrations",
+                expected="a range", fix="Give the action space of the environment bounds.",
+            )  # fmt: skip
         limits.append(ActionLimit(low=bottom, high=top, velocity=(top - bottom) * rate, hold=rest))
     age = max(OLDEST_S, OLDEST_TICKS / rate)
     return RuntimeSettings(
