@@ -137,8 +137,8 @@ def draw_episode(states: np.ndarray, text: str) -> Bitmap:
     path = scale * states[:, :2]
     for place, (here, there) in enumerate(pairwise(path)):
         share = place / len(path)
-        colour = tuple(int(value) for value in (1 - share) * EARLY + share * LATE)
-        draw.line([tuple(here), tuple(there)], fill=colour, width=2 * DRAWN - 1)
+        red, green, blue = ((1 - share) * EARLY + share * LATE).astype(int).tolist()
+        draw.line([tuple(here), tuple(there)], fill=(red, green, blue), width=2 * DRAWN - 1)
     picture = picture.resize((SIDE, SIDE), Image.Resampling.BOX)
     label(picture, text)
     return picture

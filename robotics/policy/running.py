@@ -171,7 +171,7 @@ def settings_of(policy: Policy, world: World, *, execute: int, budget_s: float |
     """
     rate = policy.config.action.rate_hz
     spread = policy.action.statistics["min"].tolist(), policy.action.statistics["max"].tolist()
-    limits = []
+    limits: list[ActionLimit] = []
     for low, high, least, most, rest in zip(*world.limits, *spread, world.rest, strict=True):
         bottom = low if np.isfinite(low) else least
         top = high if np.isfinite(high) else most
