@@ -10,6 +10,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,6 +113,27 @@ def test_commands_become_messages():
     numbers = multi_array(command(), ["x_px", "y_px"])
     assert list(numbers.data) == [0.1, 0.2]
     assert numbers.layout.dim[0].label == "x_px,y_px"
+
+
+@needs_ros
+@pytest.mark.parametrize("output", ["twist", "twist_stamped", "float64_multi_array"])
+def test_node_publishes_the_message_that_it_is_asked_for(output):
+    from rclpy.clock import Clock
+
+    from robotics.ros2.messages import OUTPUTS, message_class
+    from robotics.ros2.policy_node import PolicyNode
+
+    sent: list = []
+    settings = read(values(output=output, twist_frame="tool0"), gaussian_policy().config)
+    node = SimpleNamespace(
+        _settings=settings, _commands=SimpleNamespace(publish=sent.append), get_clock=lambda: Clock()
+    )
+    PolicyNode._publish(node, command())
+    assert isinstance(sent[0], message_class(OUTPUTS[output]))
+    if output == "twist_stamped":
+        assert abs(sent[0].header.stamp.sec - time.time()) < 5
+        assert sent[0].header.frame_id == "tool0"
+        assert sent[0].twist.linear.x == 0.1
 
 
 @needs_ros
