@@ -21,6 +21,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping
+from ctypes.util import find_library
 from functools import partial
 from typing import Any
 
@@ -97,7 +98,16 @@ class MetaWorld:
             return np.clip(self._expert.get_action(self._seen), *self.limits)
 
     def picture(self) -> np.ndarray:
-        """Return the view of a camera; the one of the task hangs upside down."""
+        """Return the view of a camera; the one of the task hangs upside down.
+
+        Raises:
+            InputError: there is no OpenGL.
+        """
+        if os.environ.get("MUJOCO_GL") == "disabled":
+            raise InputError(
+                "MUJOCO_GL", found="disabled, or no EGL on this computer", expected="OpenGL for pictures",
+                fix="Install libEGL and libGL (Mesa will do), or leave the video out.",
+            )  # fmt: skip
         return np.ascontiguousarray(self._env.render()[::-1, ::-1])
 
     def close(self) -> None:
@@ -118,7 +128,9 @@ def environment(task: str) -> Environment:
     """
     require("metaworld", "for the tasks of Meta-World", extra="metaworld")
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # pictures without a screen; MuJoCo reads it when it is imported
+        # MuJoCo reads it when it is imported, and cannot be imported where what it names is absent.
+        present = find_library("EGL") and (find_library("OpenGL") or find_library("GL"))
+        os.environ.setdefault("MUJOCO_GL", "egl" if present else "disabled")
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
     known = [name.removesuffix(SUFFIX) for name in ALL_V3_ENVIRONMENTS]

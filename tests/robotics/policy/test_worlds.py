@@ -3,8 +3,12 @@
 The policy of `gaussian.py` observes the tick n and means 0.5 sin(0.2 n); a gymnasium environment of this file tells it.
 """
 
+import os
+import subprocess
+import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -272,6 +276,20 @@ def test_metaworld_experts_grasp_and_place_the_worlds_of_their_seeds():
         assert np.linalg.norm(thing[end - 1, :3] - goal[begin]) < 0.1
         assert np.ptp(goal[begin:end], axis=0).max() == 0
     assert not np.array_equal(goal[0], goal[-1])
+
+
+@needs_metaworld
+def test_metaworld_runs_without_opengl_and_says_that_it_has_no_pictures():
+    code = (
+        "from robotics.policy.environments import find_environment\n"
+        "world = find_environment('metaworld/reach').make(); world.reset(0); world.step(world.expert())\n"
+        "world.picture()"
+    )
+    root, without = Path(__file__).resolve().parents[3], {**os.environ, "MUJOCO_GL": "disabled"}
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=without, capture_output=True, text=True, check=False
+    )
+    assert "MUJOCO_GL: found disabled" in told.stderr.splitlines()[-1], told.stderr
 
 
 @needs_metaworld
