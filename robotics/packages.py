@@ -1,4 +1,4 @@
-"""The extra `fewstep[robotics]`, asked for only where it is needed."""
+"""The extras of robotics, asked for only where they are needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from shared.errors import MissingExtra
 
 
-def require(package: str, purpose: str) -> None:
+def require(package: str, purpose: str, *, extra: str = "robotics") -> None:
     """Raise `MissingExtra` if `package` (an import name) is absent."""
     if find_spec(package) is None:
-        raise MissingExtra(package, extra="robotics", purpose=purpose)
+        raise MissingExtra(package, extra=extra, purpose=purpose)

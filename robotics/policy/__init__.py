@@ -14,6 +14,9 @@
 | episodes, windows | recorded demonstrations: zarr, LeRobot v3, npz |
 | training, files, official | loop, checkpoints, checkpoints of others |
 | distilling | a student of one or two network calls |
-| pusht, evaluation | the Push-T task and its protocol |
+| environments, pusht, metaworld, gym_world | worlds by name |
+| evaluation, film | the protocol, and what it looks like |
+| collecting | demonstrations of scripted experts |
+| running | a policy in a world through the runtime |
 | runtime | a policy in command of a robot: deadlines, gates, a ladder of fallbacks |
 """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robotics.policy import cli_worlds
 from shared.errors import InputError
 from shared.options import Device, Json, Overwrite, Quiet, Seed
 
@@ -19,7 +20,8 @@ PolicyName = Annotated[str, typer.Argument(metavar="POLICY", help="Policy: a .sa
 Data = Annotated[
     Path, typer.Option(help="Demonstrations: .zarr, .zarr.zip, .npz or a LeRobot v3 folder.", metavar="PATH")
 ]
-ENVIRONMENTS = ("pusht",)
+app.command()(cli_worlds.collect)
+app.command()(cli_worlds.run)
 
 
 @app.command()
@@ -190,7 +192,7 @@ def calibrate(
 @app.command()
 def evaluate(
     policy: PolicyName,
-    env: Annotated[str, typer.Option(help=f"Task: {', '.join(ENVIRONMENTS)}.")] = "pusht",
+    env: Annotated[str, typer.Option(help=cli_worlds.ENVIRONMENT)] = "pusht",
     episodes: Annotated[int, typer.Option(min=1, help="Worlds, one a seed.")] = 50,
     first_seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first world; default: the task's.")] = None,
     solver: Annotated[str, typer.Option(help="Of warm samplings, such as ddim, ancestral (DDPM), multistep.")] = "ddim",
@@ -218,22 +220,25 @@ def evaluate(
     deadline_ms: Annotated[float | None, typer.Option(help="End a sampling early rather than take longer.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Longest episode, ticks; default: the task's.")] = None,
     parallel: Annotated[int, typer.Option(min=1, help="Worlds in one network call; times are of one robot at 1.")] = 1,
+    video: cli_worlds.Video = None,
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a policy in simulation: score, success, network calls and milliseconds a tick, overruns, jerk."""
+    from robotics.policy.environments import find_environment
     from robotics.policy.evaluation import evaluate as run
     from robotics.policy.execution import named_execution
     from robotics.policy.files import load_policy
-    from robotics.policy.pusht import PushT
+    from robotics.policy.film import Film, require_gif
     from robotics.policy.warmstart import warm_start_of
     from shared.devices import resolve_device
     from shared.numbers import write_numbers
 
-    if env not in ENVIRONMENTS:
-        raise InputError("--env", found=repr(env), expected=f"one of {', '.join(ENVIRONMENTS)}", fix="Correct it.")
+    if video is not None:
+        require_gif(video)
+    environment, film = find_environment(env), None if video is None else Film()
     loaded = load_policy(policy, resolve_device(device))
     warm = warm_start_of(warm_start, levels, renoise, source="--warm-start")
     acting = named_execution(
@@ -247,10 +252,11 @@ def evaluate(
         cold_grid=loaded.grid(calls, grid),
         environments=min(parallel, episodes),
     )
-    begin = PushT.first_seed if first_seed is None else first_seed
+    begin = environment.first_seed if first_seed is None else first_seed
     found = run(
-        acting, PushT, range(begin, begin + episodes), execute=execute, latency=latency, disturb=disturb,
+        acting, environment.make, range(begin, begin + episodes), execute=execute, latency=latency, disturb=disturb,
         deadline_ms=deadline_ms, steps=steps, seed=seed, progress=None if quiet else env,
+        watch=None if film is None else film.look,
     )  # fmt: skip
     numbers = found.numbers()
     asked: dict[str, Any] = {
@@ -259,8 +265,9 @@ def evaluate(
         "renoise": warm.renoise, "execute": execute or loaded.config.chunk.execute, "latency": latency, "seed": seed,
         "execution": execution, "disturb": disturb,
     }  # fmt: skip
-    for name, value in numbers.items():
-        typer.echo(f"{name:32}{value:.4g}" if isinstance(value, float) else f"{name:32}{value}")
+    cli_worlds.tell(numbers)
+    if film is not None and video is not None:
+        film.write(video, overwrite=True)
     if json is not None:
         write_numbers(json, {**numbers, **asked})
 

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -35,7 +35,6 @@ class Task(Protocol):
 
     rate_hz: float
     steps: int
-    first_seed: int
 
     def reset(self, seed: int) -> dict[str, np.ndarray]:
         """Return the first observation of the world of a seed, named arrays."""
@@ -56,6 +55,9 @@ class Task(Protocol):
     def close(self) -> None:
         """Release the world."""
         ...
+
+
+TaskKind = TypeVar("TaskKind", bound=Task)
 
 
 @dataclass
@@ -165,7 +167,7 @@ class Evaluation:
 
 def evaluate(
     acting: Acting,
-    make: Callable[[], Task],
+    make: Callable[[], TaskKind],
     seeds: Sequence[int],
     *,
     execute: int | None = None,
@@ -175,6 +177,7 @@ def evaluate(
     steps: int | None = None,
     seed: int = 0,
     progress: str | None = None,
+    watch: Callable[[TaskKind, int], None] | None = None,
 ) -> Evaluation:
     """Run one episode a seed, as many at a time as the policy has environments.
 
@@ -190,6 +193,7 @@ def evaluate(
         steps: longest episode; None is the task's own.
         seed: of the policy's noise and of the disturbances.
         progress: label of a progress bar; None is silent.
+        watch: told the world of the first seed, after its reset (tick 0) and after every tick.
 
     Raises:
         InputError: no seed, or a chunk too short for `execute` and `latency`.
@@ -216,6 +220,8 @@ def evaluate(
             acting.reset()
             running = [_begin(task, one, chunk.observe, seed) for task, one in zip(tasks, group, strict=False)]
             worlds += running
+            if watch is not None and len(worlds) == len(running):
+                watch(tasks[0], 0)
             for tick in range(steps or tasks[0].steps):
                 active = [row for row, world in enumerate(running) if not world.solved]
                 if not active:
@@ -227,6 +233,8 @@ def evaluate(
                     times.append(1000 * (time.perf_counter() - begin))
                 for row in active:
                     _advance(running[row], tick, latency, disturb)
+                    if watch is not None and running[row] is worlds[0]:
+                        watch(tasks[0], tick + 1)
     finally:
         for task in tasks:
             task.close()

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from robotics.packages import require
+from robotics.policy.environments import Environment
+from shared.errors import InputError
 
 KEYPOINTS = np.array(
     [
@@ -29,7 +31,7 @@ KEYPOINTS = np.array(
 
 
 class PushT:
-    """One world of Push-T; see `robotics.policy.evaluation.Task`.
+    """One world of Push-T; see `robotics.policy.environments.World`.
 
     Raises:
         MissingExtra: gym-pusht is absent.
@@ -38,6 +40,9 @@ class PushT:
     rate_hz = 10.0
     steps = 300
     first_seed = 100_000
+    limits = (np.zeros(2), np.full(2, 512.0))
+    rest: tuple[float | None, ...] = (None, None)
+    over = False
 
     def __init__(self) -> None:
         require("gym_pusht", "for the Push-T task")
@@ -77,9 +82,24 @@ class PushT:
             env.block.velocity = tuple(push / (substeps * env.dt))  # damping stops the T after every substep
             env.space.step(env.dt)
 
+    def picture(self) -> np.ndarray:
+        """Return the world from above."""
+        return np.asarray(self._env.render(), dtype=np.uint8)
+
     def close(self) -> None:
         """Release the world."""
         self._env.close()
+
+
+def environment(variant: str) -> Environment:
+    """Return the environment `pusht`.
+
+    Raises:
+        InputError: a variant, of which there are none.
+    """
+    if variant:
+        raise InputError(f"pusht/{variant}", found=repr(variant), expected="nothing after pusht", fix="Leave it out.")
+    return Environment("pusht", PushT, PushT.first_seed)
 
 
 def initial_state(seed: int) -> np.ndarray:

@@ -10,6 +10,7 @@
 | --- | --- |
 | joint_trajectory | point i is the command of i ticks from now, at time_from_start (i + 1) / rate; the last rests |
 | twist | the named axes, others 0 |
+| twist_stamped | the same, with the time of the command and a frame |
 | float64_multi_array | the command of now; the label of its dimension names the numbers |
 
 A trajectory's stamp is 0, which ros2_control's controller takes as "begin now". Its velocities are those of the cubic
@@ -63,6 +64,7 @@ OBSERVATIONS: dict[str, Callable[[Any, Sequence[str]], np.ndarray]] = {
 OUTPUTS = {
     "joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
     "twist": "geometry_msgs/msg/Twist",
+    "twist_stamped": "geometry_msgs/msg/TwistStamped",
     "float64_multi_array": "std_msgs/msg/Float64MultiArray",
 }
 
@@ -102,6 +104,22 @@ def twist(command: Command, axes: Sequence[str]) -> Any:
     for axis, value in zip(axes, command.actions[0], strict=True):
         part, _, name = axis.partition(".")
         setattr(getattr(message, part), name, float(value))
+    return message
+
+
+def twist_stamped(command: Command, axes: Sequence[str], stamp: Any, frame: str) -> Any:
+    """Return the command of now as a TwistStamped.
+
+    Args:
+        command: of the loop.
+        axes: of the numbers.
+        stamp: builtin_interfaces/msg/Time of now.
+        frame: in which the axes are meant, such as "base_link".
+    """
+    from geometry_msgs.msg import TwistStamped
+
+    message = TwistStamped(twist=twist(command, axes))
+    message.header.stamp, message.header.frame_id = stamp, frame
     return message
 
 

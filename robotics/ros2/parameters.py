@@ -68,7 +68,8 @@ SPECS: dict[str, Spec] = {
     "action_hold": Spec(DOUBLES, "command without a plan, such as 0 for a speed; .nan or empty: rest where it is"),
     "output": Spec("joint_trajectory", f"message: {', '.join(OUTPUTS)}"),
     "command_topic": Spec("~/command", "where commands are published, reliable, depth 1"),
-    "twist_axes": Spec(STRINGS, f"of a Twist, one for each number: {', '.join(AXES)}"),
+    "twist_axes": Spec(STRINGS, f"of a Twist or TwistStamped, one for each number: {', '.join(AXES)}"),
+    "twist_frame": Spec("base_link", "frame of a TwistStamped"),
 }  # fmt: skip
 EMPTY = {name for name, spec in SPECS.items() if spec.default in (INTEGERS, DOUBLES, STRINGS)}
 
@@ -109,7 +110,8 @@ class NodeSettings:
         position: name and columns of the observation that gives the first command; None takes the hold action.
         output: key of `OUTPUTS`.
         names: of the numbers of the action.
-        axes: of a Twist.
+        axes: of a Twist or TwistStamped.
+        frame: of a TwistStamped.
         topic: of the commands.
     """
 
@@ -120,6 +122,7 @@ class NodeSettings:
     output: str
     names: tuple[str, ...]
     axes: tuple[str, ...]
+    frame: str
     topic: str
 
     def first(self, seen: dict[str, np.ndarray]) -> np.ndarray:
@@ -152,7 +155,7 @@ def read(values: dict[str, Any], policy: PolicyConfig) -> NodeSettings:
     acceleration = _optional(values, "action_acceleration", size, math.nan)
     hold = _optional(values, "action_hold", size, math.nan)
     _one_of("output", values["output"], OUTPUTS)
-    if values["output"] == "twist":
+    if values["output"] in ("twist", "twist_stamped"):
         _need(values, "twist_axes", size, "one for each number of the policy's action")
         for axis in values["twist_axes"]:
             _one_of("twist_axes", axis, AXES)
@@ -200,6 +203,7 @@ def read(values: dict[str, Any], policy: PolicyConfig) -> NodeSettings:
         output=values["output"],
         names=named,
         axes=tuple(values["twist_axes"]),
+        frame=values["twist_frame"],
         topic=values["command_topic"],
     )
 

@@ -272,6 +272,9 @@ class PolicyNode(LifecycleNode):
             message = messages.joint_trajectory(command, settings.names, settings.runtime.period)
         elif settings.output == "twist":
             message = messages.twist(command, settings.axes)
+        elif settings.output == "twist_stamped":
+            stamp = self.get_clock().now().to_msg()
+            message = messages.twist_stamped(command, settings.axes, stamp, settings.frame)
         else:
             message = messages.multi_array(command, settings.names)
         self._commands.publish(message)

@@ -1,4 +1,4 @@
-"""The ament package around `robotics.ros2`: executables for `ros2 run`, parameters and a Fast DDS profile."""
+"""The ament package around `robotics.ros2`: executables, a launch file, parameters and a Fast DDS profile."""
 
 from setuptools import setup
 
@@ -12,6 +12,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/config", ["config/pusht.yaml", "config/fastdds_images.xml"]),
+        (f"share/{NAME}/launch", ["launch/policy_launch.py"]),
     ],
     install_requires=["setuptools"],
     zip_safe=True,

@@ -103,6 +103,47 @@ def test_distil_writes_a_student_that_every_execution_can_run(tmp_path, data, co
     assert (numbers["execution"], numbers["disturb"]) == ("bid", 5.0)
 
 
+def test_worlds_are_run_and_filmed(tmp_path):
+    pytest.importorskip("gym_pusht")
+    from PIL import Image
+
+    from robotics.policy.pusht import PushT
+
+    command = [
+        "robotics/pusht_small",
+        "--env",
+        "pusht",
+        "--video",
+        tmp_path / "film.gif",
+        "--json",
+        tmp_path / "n.json",
+    ]
+    lines = call("run", *command, "--ticks", 4, "--as-fast-as-possible", "--world-seed", 100_003)
+    numbers = json.loads((tmp_path / "n.json").read_text())
+    assert (numbers["ticks"], numbers["world_seed"], numbers["rung_full_ticks"]) == (4, 100_003, 3)
+    assert any(line.startswith("plan_ms_p99") for line in lines)
+    call("evaluate", *command, "--episodes", 2, "--steps", 3, "--execute", 3, "--first-seed", 100_003, "-q")
+    world = PushT()
+    world.reset(100_003)
+    first = world.picture()
+    world.close()
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 4  # of the first world only
+        difference = np.asarray(film.convert("RGB").resize(first.shape[1::-1])).astype(float) - first
+    assert np.abs(difference).mean() < 8
+
+
+def test_experts_are_collected_for_training(tmp_path):
+    pytest.importorskip("metaworld")
+    path = tmp_path / "demos.npz"
+    assert call("collect", "--env", "metaworld/reach", "--episodes", 2, "-o", path, "-q") == [str(path)]
+    with np.load(path) as file:
+        assert file["action"].shape == (file["episode_ends"][-1], 4)
+        assert len(file["episode_ends"]) == 2
+    with pytest.raises(InputError, match="existing output"):
+        call("collect", "--env", "metaworld/reach", "-o", path)
+
+
 def test_convert_makes_a_policy_of_exported_weights(tmp_path):
     policy = small_policy(MLP)
     save_policy(
@@ -130,6 +171,13 @@ def test_convert_makes_a_policy_of_exported_weights(tmp_path):
     [
         (["evaluate", "absent.safetensors"], "no such weights"),
         (["evaluate", "POLICY", "--env", "kitchen"], "kitchen"),
+        (["evaluate", "POLICY", "--video", "film.mp4"], "expected .gif"),
+        (["run", "POLICY", "--env", "kitchen"], "kitchen"),
+        (["run", "POLICY", "--env", "CartPole-v1", "--video", "film.mp4"], "expected .gif"),
+        (["run", "POLICY", "--env", "CartPole-v1"], r"action in Discrete\(2\); expected a Box"),
+        (["run", "POLICY", "--env", "Pendulum-v1"], r"observation keypoint: found an environment that gives observ"),
+        (["collect", "--env", "pusht", "-o", "demos.npz"], "without a scripted expert"),
+        (["collect", "--env", "pusht", "-o", "demos.zarr"], "expected .npz"),
         (["evaluate", "POLICY", "--solver", "magic"], "magic"),
         (["evaluate", "POLICY", "--grid", "magic"], "magic"),
         (["evaluate", "POLICY", "--warm-start", "hot"], "hot"),

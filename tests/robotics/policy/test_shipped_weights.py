@@ -26,6 +26,29 @@ def test_it_has_a_card_and_a_sum(name, score):
     assert all(word in card for word in ("MIT", "seed 0", score))
 
 
+@pytest.mark.parametrize("rule", ["clip", "scale"])
+def test_the_grasping_policies_have_cards_sums_and_their_rules(rule):
+    name = f"robotics/metaworld_{rule}"
+    path = weights.find(name)
+    assert weights.sha256(path) in (path.parent / "SHA256SUMS").read_text()
+    assert path.stat().st_size < 2e6
+    card = path.with_suffix(".md").read_text()
+    assert all(word in card for word in ("Meta-World", "MIT", "seed 0", f'"rule":"{rule}"'))
+    assert [action.rule for action in load_policy(name).config.action.discrete] == [rule]
+
+
+@pytest.mark.parametrize(("rule", "levels"), [("clip", (40, 20, 10, 4, 0)), ("scale", (20, 10, 4, 0))])
+def test_they_grasp_and_place_from_warm_starts(rule, levels):
+    """Three of the worlds of the card; a gripper that does not close solves none."""
+    pytest.importorskip("metaworld")
+    from robotics.policy.environments import find_environment
+
+    policy = load_policy(f"robotics/metaworld_{rule}")
+    rolling = RollingPolicy(policy, warm=WarmStart(levels=levels), environments=3)
+    found = evaluate(rolling, find_environment("metaworld/pick-place").make, range(100_000, 100_003), execute=4)
+    assert found.numbers()["success_rate"] > 0.5
+
+
 def test_it_pushes_the_block_home_from_noise_and_from_warm_starts_with_few_calls():
     """Two of the fifty worlds of the card; an untrained network reaches about 0.1."""
     pytest.importorskip("gym_pusht")

@@ -1,13 +1,16 @@
 """Parameters, messages, the recorder and the package, each by itself."""
 
+import ast
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,6 +59,7 @@ def test_parameters_become_settings():
     [
         ({"output": "servo"}, "parameter output: found 'servo'; expected one of joint_trajectory"),
         ({"twist_axes": ["linear.x"]}, "parameter twist_axes: found 1 values; expected 2"),
+        ({"output": "twist_stamped", "twist_axes": []}, "parameter twist_axes: found 0 values; expected 2"),
         ({"twist_axes": ["linear.x", "yaw"]}, "parameter twist_axes: found 'yaw'"),
         ({"output": "joint_trajectory"}, "parameter action_names: found 0 names; expected 2"),
         ({"action_hold": [0.0, NAN]}, "parameter position_observation: found none"),
@@ -91,7 +95,9 @@ def command() -> Command:
 
 @needs_ros
 def test_commands_become_messages():
-    from robotics.ros2.messages import joint_trajectory, multi_array, twist
+    from builtin_interfaces.msg import Time
+
+    from robotics.ros2.messages import OUTPUTS, joint_trajectory, message_class, multi_array, twist, twist_stamped
 
     plan = joint_trajectory(command(), ["a", "b"], 0.1)
     assert [list(point.positions) for point in plan.points] == [[0.1, 0.2], [0.2, 0.2], [0.25, 0.2]]
@@ -100,9 +106,34 @@ def test_commands_become_messages():
     assert plan.header.stamp.sec == 0  # begin now
     turn = twist(command(), ["linear.y", "angular.z"])
     assert (turn.linear.x, turn.linear.y, turn.angular.z) == (0, 0.1, 0.2)
+    stamped = twist_stamped(command(), ["linear.y", "angular.z"], Time(sec=3, nanosec=4), "tool0")
+    assert isinstance(stamped, message_class(OUTPUTS["twist_stamped"]))
+    assert (stamped.header.stamp.sec, stamped.header.stamp.nanosec, stamped.header.frame_id) == (3, 4, "tool0")
+    assert stamped.twist == turn
     numbers = multi_array(command(), ["x_px", "y_px"])
     assert list(numbers.data) == [0.1, 0.2]
     assert numbers.layout.dim[0].label == "x_px,y_px"
+
+
+@needs_ros
+@pytest.mark.parametrize("output", ["twist", "twist_stamped", "float64_multi_array"])
+def test_node_publishes_the_message_that_it_is_asked_for(output):
+    from rclpy.clock import Clock
+
+    from robotics.ros2.messages import OUTPUTS, message_class
+    from robotics.ros2.policy_node import PolicyNode
+
+    sent: list = []
+    settings = read(values(output=output, twist_frame="tool0"), gaussian_policy().config)
+    node = SimpleNamespace(
+        _settings=settings, _commands=SimpleNamespace(publish=sent.append), get_clock=lambda: Clock()
+    )
+    PolicyNode._publish(node, command())
+    assert isinstance(sent[0], message_class(OUTPUTS[output]))
+    if output == "twist_stamped":
+        assert abs(sent[0].header.stamp.sec - time.time()) < 5
+        assert sent[0].header.frame_id == "tool0"
+        assert sent[0].twist.linear.x == 0.1
 
 
 @needs_ros
@@ -181,6 +212,33 @@ def test_package_names_modules_that_exist():
         assert (AMENT.parent / f"{name}.py").is_file()
 
 
+def test_launch_file_passes_what_the_nodes_declare():
+    """`launch` has no wheel, so the file is read, not run."""
+    path = AMENT / "launch" / "policy_launch.py"
+    tree = ast.parse(path.read_text(), path)
+    compile(tree, path, "exec")
+
+    def calls(*names: str) -> list[ast.Call]:
+        return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") in names]
+
+    declared = {call.args[0].value for call in calls("DeclareLaunchArgument")}
+    assert declared == {call.args[0].value for call in calls("LaunchConfiguration")}
+    known = {name: {"use_sim_time"} for name in ("policy_node", "pusht_node")}
+    known["policy_node"] |= set(SPECS)
+    known["pusht_node"] |= set(re.findall(r'declare_parameter\("(\w+)"', (AMENT.parent / "pusht_node.py").read_text()))
+    nodes = [{word.arg: word.value for word in call.keywords} for call in calls("Node", "LifecycleNode")]
+    assert {node["executable"].value for node in nodes} == set(known)
+    for node in nodes:
+        given = [key.value for part in node["parameters"].elts if isinstance(part, ast.Dict) for key in part.keys]
+        assert given
+        assert set(given) <= known[node["executable"].value]
+    needed = {node.module.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert needed <= set(re.findall(r"<exec_depend>(\w+)</exec_depend>", (AMENT / "package.xml").read_text()))
+    assert f"launch/{path.name}" in (AMENT / "setup.py").read_text()
+    parts = next(call.args[0].elts for call in calls("PathJoinSubstitution"))
+    assert (AMENT / Path(*(part.value for part in parts[1:]))).is_file()
+
+
 def test_colcon_builds_the_package(tmp_path):
     colcon = shutil.which("colcon")
     if colcon is None:
@@ -193,6 +251,7 @@ def test_colcon_builds_the_package(tmp_path):
     assert (made / "share" / "ament_index" / "resource_index" / "packages" / "fewstep_ros2").is_file()
     assert (made / "lib" / "fewstep_ros2" / "policy_node").is_file()  # where `ros2 run` looks
     assert (made / "share" / "fewstep_ros2" / "config" / "fastdds_images.xml").is_file()
+    assert (made / "share" / "fewstep_ros2" / "launch" / "policy_launch.py").is_file()
     # The hook that makes it visible to ROS; colcon writes it for ament packages only.
     assert (made / "share" / "fewstep_ros2" / "hook" / "ament_prefix_path.sh").is_file()
 
