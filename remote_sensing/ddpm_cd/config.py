@@ -133,12 +133,14 @@ class HeadConfig(Settings):
         scales: outputs of the decoder, counted from the last one, one of every level; None is the first of each level.
         use_finest: classify the finest difference. The published head computes it and classifies the level above.
         hidden: channels of the classifier.
+        ordered: tell the dates apart, and let what both show weigh their difference. The published head does not.
     """
 
     timesteps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (50, 100, 400)
     scales: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     use_finest: bool = False
     hidden: PositiveInt = 64
+    ordered: bool = False
 
 
 class DetectorConfig(Settings):
@@ -188,7 +190,7 @@ LIGHT = DetectorConfig(
     diffusion=DiffusionConfig(
         unet=UNetConfig(channels=48, multipliers=(1, 2, 3), blocks=1, attention=(), groups=8, dropout=0.0, fold=4)
     ),
-    head=HeadConfig(timesteps=(100,), use_finest=True, hidden=32),
+    head=HeadConfig(timesteps=(100,), use_finest=True, hidden=32, ordered=True),
 )
 PRESETS = {"official": OFFICIAL, "light": LIGHT}
 """Detectors by name: the published one, and one that a CPU trains."""

@@ -6,6 +6,12 @@ r"""`cd_head_v2`, the change head of DDPM-CD: features of two dates, coarse to f
     SE(h)  = h sigmoid(W_2 relu(W_1 mean(h))) + h sigmoid(w h)   (Roy et al., 2018, the sum of channels' and places')
     logits = conv3(relu(conv3(x_1)))
 
+With `ordered` the dates are told apart, and what both show decides how much their difference counts:
+
+    d_l    = |a - b| (1 + tanh(Q_l [a, b])) + S_l (a - b) + x_{l+1},    a = g_l(f_A), b = g_l(f_B)
+
+S_l has no bias, so equal dates still differ by exactly nothing; both begin at 0, where this is the published head.
+
 The published graph ends with x_1: it computes the finest difference d_0 and never uses it. So features of the finest
 level need not be computed, and its weights (`decoder.8`) are loaded and idle. `use_finest` classifies d_0 instead.
 """
@@ -90,6 +96,21 @@ class Fusion(nn.Module):
         return self.block(difference)
 
 
+class Ordered(nn.Module):
+    """|a - b| (1 + tanh(Q [a, b])) + S (a - b): zero where a = b; |a - b| as long as Q = S = 0."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.context, self.sign = nn.Conv2d(2 * width, width, 1), nn.Conv2d(width, width, 1, bias=False)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the difference (N, width, H, W) of two dates' g."""
+        change = a - b
+        return change.abs() * (1 + torch.tanh(self.context(torch.cat([a, b], 1)))) + self.sign(change)
+
+
 class ChangeHead(nn.Module):
     """The head: `embed` the features of each date, then `compare` two dates.
 
@@ -108,6 +129,7 @@ class ChangeHead(nn.Module):
             if place + 1 < len(widths):
                 layers.append(Fusion(width, widths[place + 1]))
         self.decoder = nn.ModuleList(layers)
+        self.order = nn.ModuleList(Ordered(width) for width in widths[: len(self.used)]) if head.ordered else None
         self.clfr_stg1 = nn.Conv2d(widths[-1], head.hidden, 3, padding=1)
         self.clfr_stg2 = nn.Conv2d(head.hidden, CLASSES * self.fold**2, 3, padding=1)
 
@@ -120,10 +142,10 @@ class ChangeHead(nn.Module):
         return [self.decoder[2 * place](features[scale]) for place, scale in enumerate(self.used)]
 
     def compare(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
-        """Return the logits (N, 2, H, W) of two dates' `embed`; swapping them changes nothing."""
+        """Return the logits (N, 2, H, W) of two dates' `embed`; unless `ordered`, swapping them changes nothing."""
         rising: Tensor | float = 0.0
         for place, (a, b) in enumerate(zip(before, after, strict=True)):
-            difference = (a - b).abs() + rising
+            difference = ((a - b).abs() if self.order is None else self.order[place](a, b)) + rising
             if place + 1 == len(self.scales):
                 rising = difference
             else:

@@ -56,6 +56,23 @@ def test_swapping_the_dates_gives_the_same_map_with_shared_noise(scene):
     torch.testing.assert_close(detector.probability(*scene), detector.probability(*scene[::-1]), rtol=0, atol=1e-6)
 
 
+def test_an_ordered_head_begins_as_the_published_one_and_then_tells_the_dates_apart_but_not_equal_ones(scene):
+    plain, ordered = tiny(), tiny(head={**TINY["head"], "ordered": True})
+    missing, unexpected = ordered.load_state_dict(plain.state_dict(), strict=False)
+    assert missing
+    assert all("order" in name for name in missing)
+    assert not unexpected
+    assert torch.equal(ordered.probability(*scene), plain.probability(*scene))
+    with torch.no_grad():
+        for name, parameter in ordered.named_parameters():
+            if ".order." in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    there, back = ordered.probability(*scene), ordered.probability(*scene[::-1])
+    assert float((there - back).abs().max()) > 1e-3
+    same = [detector.probability(scene[0], scene[0]) for detector in (ordered, plain)]
+    torch.testing.assert_close(*same, rtol=0, atol=1e-6)
+
+
 def test_a_tile_has_the_same_map_alone_in_a_batch_in_parts_and_with_a_bound_of_memory(scene):
     detector = tiny()
     origins = torch.tensor([[0, 0], [32, 48], [0, 48]])
