@@ -120,7 +120,7 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Convert a checkpoint of others; robotics/policy/official.py tells how to export Diffusion Policy's weights."""
-    from robotics.policy.files import MODEL, policy_from_tensors, save_policy
+    from robotics.policy.files import network_state, policy_from_tensors, save_policy
     from robotics.policy.official import from_diffusion_policy, read_lerobot
     from robotics.policy.training import PolicyTraining
     from shared.config import load_config
@@ -137,9 +137,9 @@ def convert(
         )  # fmt: skip
     else:
         policy_config = load_config(config, PolicyTraining).policy
-        tensors = from_diffusion_policy(load(source).tensors)
+        tensors = from_diffusion_policy(load(source).tensors, policy_config)
     policy = policy_from_tensors(policy_config, tensors, source=str(source))
-    network = {name.removeprefix(MODEL): value for name, value in tensors.items() if name.startswith(MODEL)}
+    network = network_state(policy_config, tensors)
     save_policy(output, policy_config, network, policy.observation, policy.action, {"converted_from": source.name})
     typer.echo(str(output))
 
