@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -246,7 +247,7 @@ def evaluate(
     )
     begin = PushT.first_seed if first_seed is None else first_seed
     found = run(
-        acting, PushT, range(begin, begin + episodes), execute=execute, latency=latency, disturb=disturb,
+        acting, partial(PushT, loaded.config.images), range(begin, begin + episodes), execute=execute, latency=latency, disturb=disturb,
         deadline_ms=deadline_ms, steps=steps, seed=seed, progress=None if quiet else env,
     )  # fmt: skip
     numbers = found.numbers()

@@ -174,6 +174,11 @@ class ImageField(Settings):
         """Return how many numbers it has."""
         return self.shape[0] * self.shape[1] * self.shape[2]
 
+    @property
+    def columns(self) -> None:
+        """Return None: all of its numbers are seen."""
+        return None
+
 
 def _kind_of_field(value: Any) -> str:
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)

@@ -3,6 +3,7 @@
 | observation | numbers | stamp |
 | --- | --- | --- |
 | sensor_msgs/msg/JointState | positions of the named joints | header |
+| sensor_msgs/msg/Image | rgb8, bgr8 as red, green, blue; mono8; of the size that the policy was trained on | header |
 | geometry_msgs/msg/PoseStamped | x, y, z, qx, qy, qz, qw | header |
 | std_msgs/msg/Float64MultiArray, Float32MultiArray | data | of arrival |
 
@@ -49,12 +50,26 @@ def _pose(message: Any, joints: Sequence[str]) -> np.ndarray:
     return np.array([at.x, at.y, at.z, turned.x, turned.y, turned.z, turned.w])
 
 
+def _image(message: Any, joints: Sequence[str]) -> np.ndarray:
+    """Return (H, W, 3) or (H, W) uint8; an unknown encoding gives nothing, which the loop reports as a wrong size."""
+    channels = {"rgb8": 3, "bgr8": 3, "mono8": 1}.get(message.encoding)
+    if channels is None or len(message.data) < message.height * message.step:
+        return np.empty(0)
+    rows = np.frombuffer(message.data, dtype=np.uint8)[: message.height * message.step]
+    used = rows.reshape(message.height, message.step)[:, : message.width * channels]
+    if channels == 1:
+        return used
+    pixels = used.reshape(message.height, message.width, channels)
+    return pixels[:, :, ::-1] if message.encoding == "bgr8" else pixels
+
+
 def _data(message: Any, joints: Sequence[str]) -> np.ndarray:
     return np.asarray(message.data)
 
 
 OBSERVATIONS: dict[str, Callable[[Any, Sequence[str]], np.ndarray]] = {
     "sensor_msgs/msg/JointState": _joints,
+    "sensor_msgs/msg/Image": _image,
     "geometry_msgs/msg/PoseStamped": _pose,
     "std_msgs/msg/Float64MultiArray": _data,
     "std_msgs/msg/Float32MultiArray": _data,
