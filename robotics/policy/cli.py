@@ -12,14 +12,24 @@ from shared.errors import InputError
 from shared.options import Device, Json, Overwrite, Quiet, Seed
 
 if TYPE_CHECKING:
+    from robotics.policy.episodes import Episodes
     from shared.sampling import Solver
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 PolicyName = Annotated[str, typer.Argument(metavar="POLICY", help="Policy: a .safetensors file or a packaged name.")]
 Data = Annotated[
-    Path, typer.Option(help="Demonstrations: .zarr, .zarr.zip, .npz or a LeRobot v3 folder.", metavar="PATH")
+    Path,
+    typer.Option(
+        help="Demonstrations: .zarr, .zarr.zip, .npz, robomimic .hdf5, a LeRobot folder (v2.1, v3), or a folder of ROS 2 "
+        "bags with --topics.",
+        metavar="PATH",
+    ),
 ]
+Topics = Annotated[
+    Path | None, typer.Option(help="For bags: YAML file with rate_hz and the topic of each array; see docs/policy.md.")
+]
+Mask = Annotated[str | None, typer.Option(help="For robomimic: take the demonstrations of this mask only.")]
 ENVIRONMENTS = ("pusht",)
 
 
@@ -30,6 +40,8 @@ def train(
     ],
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Policy to write: a .safetensors path.")],
+    topics: Topics = None,
+    mask: Mask = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
     ] = None,
@@ -44,7 +56,6 @@ def train(
 ) -> None:
     """Train a policy on recorded demonstrations; run again to go on after a stop. Writes OUTPUT and its card (.md)."""
     from robotics.policy.card import write_card
-    from robotics.policy.episodes import read_episodes
     from robotics.policy.training import CHECKPOINT, PolicyTrainer, PolicyTraining
     from shared.config import load_config
     from shared.devices import resolve_device
@@ -60,7 +71,7 @@ def train(
     if export and not (folder / CHECKPOINT).is_file():
         raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
     names = [*(field.name for field in settings.policy.observation), settings.policy.action.name]
-    trainer = PolicyTrainer(settings, read_episodes(data, names), folder, device=resolve_device(device))
+    trainer = PolicyTrainer(settings, _read(data, names, topics, mask), folder, device=resolve_device(device))
     with _training_bar(settings.name, settings.steps, trainer.step, hidden=quiet or export) as tell:
         trainer.run(stop_at=0 if export else steps, tell=tell)
     facts = trainer.export(output, half=half)
@@ -74,6 +85,8 @@ def distil(
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Student to write: a .safetensors path.")],
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 6000,
+    topics: Topics = None,
+    mask: Mask = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
     ] = None,
@@ -84,7 +97,6 @@ def distil(
 ) -> None:
     """Distil a policy into one of one or two network calls; run again to go on after a stop."""
     from robotics.policy.distilling import StudentTrainer, student_training
-    from robotics.policy.episodes import read_episodes
     from robotics.policy.files import load_policy
     from shared.devices import resolve_device
     from shared.files import refuse_existing, require_writable
@@ -98,7 +110,7 @@ def distil(
     settings = student_training("robotics/student", teacher, steps=steps, seed=seed)
     names = [*(field.name for field in teacher.config.observation), teacher.config.action.name]
     trainer = StudentTrainer(
-        teacher, settings, read_episodes(data, names), work or output.with_suffix(""), device=chosen
+        teacher, settings, _read(data, names, topics, mask), work or output.with_suffix(""), device=chosen
     )
     with _training_bar(settings.name, steps, trainer.step, hidden=quiet) as tell:
         trainer.run(tell=tell)
@@ -150,6 +162,8 @@ def calibrate(
     policy: PolicyName,
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write: --warm-start of evaluate.")],
+    topics: Topics = None,
+    mask: Mask = None,
     execute: Annotated[int, typer.Option(min=1, help="Actions executed between two chunks.")] = 1,
     calls: Annotated[int, typer.Option(min=1, help="Network calls of a warm sampling.")] = 4,
     mode: Annotated[str, typer.Option(help="shift, shift+renoise or extrapolate.")] = "shift+renoise",
@@ -164,7 +178,6 @@ def calibrate(
 ) -> None:
     """Measure how noisy a warm start must be, what survives of a wrong guess, and when to start cold."""
     from robotics.policy.calibration import calibrate_warm_start
-    from robotics.policy.episodes import read_episodes
     from robotics.policy.files import load_policy
     from robotics.policy.warmstart import MODES
     from shared.devices import resolve_device
@@ -175,7 +188,7 @@ def calibrate(
     if mode not in MODES[1:]:
         raise InputError("--mode", found=repr(mode), expected=f"one of {', '.join(MODES[1:])}", fix="Correct it.")
     loaded = load_policy(policy, resolve_device(device))
-    episodes = read_episodes(data, [field.name for field in loaded.config.observation])
+    episodes = _read(data, [field.name for field in loaded.config.observation], topics, mask)
     warm = calibrate_warm_start(
         loaded, episodes.arrays, episodes.ends, executed=execute, calls=calls, mode=mode,  # type: ignore[arg-type]
         quantile=quantile, most_contraction=contraction, pairs=pairs, seed=seed,
@@ -261,6 +274,13 @@ def evaluate(
         typer.echo(f"{name:32}{value:.4g}" if isinstance(value, float) else f"{name:32}{value}")
     if json is not None:
         write_numbers(json, {**numbers, **asked})
+
+
+def _read(data: Path, names: list[str], topics: Path | None, mask: str | None) -> Episodes:
+    from robotics.policy.episodes import BagTopics, read_episodes
+    from shared.config import load_config
+
+    return read_episodes(data, names, topics=None if topics is None else load_config(topics, BagTopics), mask=mask)
 
 
 def _solver(name: str) -> Solver:

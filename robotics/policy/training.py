@@ -120,6 +120,13 @@ class PolicyTrainer:
                 episodes.path, found=f"{actions.shape[1]} numbers an action", expected=f"{config.action.size}",
                 fix="Correct action.size in the configuration.",
             )  # fmt: skip
+        rate = float(episodes.facts.get("rate_hz", config.action.rate_hz))
+        if abs(rate - config.action.rate_hz) > 1e-6 * rate:
+            raise InputError(
+                episodes.path, found=f"{rate:g} frames a second",
+                expected=f"{config.action.rate_hz:g}, the rate of the policy's actions",
+                fix="Correct action.rate_hz in the configuration, or the rate of the bags' mapping.",
+            )  # fmt: skip
         if start is None:
             fitted = observations.fit(), Normaliser.fit(actions, config.normalise)
         else:
@@ -139,6 +146,7 @@ class PolicyTrainer:
         train, held = (self._windows(episodes.ends, chosen) if chosen else None for chosen in split)
         assert train is not None
         self._train, self._held = train, held
+        self.data_facts = dict(episodes.facts)
         self.episodes_used = tuple(map(len, split))
         self.average = AveragedWeights(self.network, settings.average, power=settings.average_power)
         on_gpu = self.device.type == "cuda"
@@ -307,6 +315,7 @@ class PolicyTrainer:
             "episodes": self.episodes_used[0],
             "held_out_episodes": self.episodes_used[1],
             "windows": len(self._train),
+            "data": self.data_facts,
             "parameters": sum(value.numel() for value in self.network.parameters()),
             "scores": self.facts["scores"],
         }

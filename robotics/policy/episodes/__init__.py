@@ -59,13 +59,13 @@ def read_episodes(
     if not place.exists():
         raise InputError(place, found="nothing there", expected="a data set", fix="Check the path.")
     robomimic, bags = place.suffix in (".hdf5", ".h5"), bags_in(place)
-    for option, fits, what in (("mask", robomimic or mask is None, "a robomimic file"),
-                               ("topics", bool(bags) == (topics is not None), "bags of ROS 2")):  # fmt: skip
-        if not fits:
-            raise InputError(
-                place, found=f"{option} {'without' if bags else 'with'} a mapping" if option == "topics" else option,
-                expected=f"one exactly with {what}", fix=f"Give --{option} with {what} only.",
-            )  # fmt: skip
+    if mask is not None and not robomimic:
+        raise InputError(place, found="no masks", expected="a robomimic file", fix="Leave the mask out.")
+    if bags and topics is None:
+        raise InputError(
+            place, found="bags without a mapping", expected="the topic of each array",
+            fix="Give --topics, a file as docs/policy.md shows it.",
+        )  # fmt: skip
     try:
         if place.suffix == ".npz":
             episodes = read_npz(place, names)
@@ -75,7 +75,7 @@ def read_episodes(
             episodes = read_robomimic(place, names, mask)
         elif (place / "meta" / "info.json").is_file():
             episodes = read_lerobot(place, names)
-        elif topics is not None:
+        elif bags and topics is not None:
             episodes = read_bags(place, names, topics)
         else:
             raise InputError(place, found="an unknown format", expected=FORMATS, fix="Give one of these.")

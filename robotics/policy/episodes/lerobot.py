@@ -62,7 +62,8 @@ def read_lerobot(place: Path, names: Sequence[str]) -> Episodes:
     ends = np.append(np.flatnonzero(np.diff(episode)) + 1, len(episode)).astype(np.int64)
     _check_frames(place, info, version, episode, ends)
     arrays = {name: _values(table[name].combine_chunks(), name, info, place)[order] for name in names}
-    facts = {name: info[name] for name in ("codebase_version", "robot_type", "fps") if info.get(name) is not None}
+    kept = {"codebase_version": version, "robot_type": info.get("robot_type"), "rate_hz": info.get("fps")}
+    facts = {name: value for name, value in kept.items() if value is not None}
     return Episodes(arrays, ends, place, facts)
 
 

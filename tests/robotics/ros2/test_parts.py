@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
+from robotics.policy.episodes import BagTopics, read_episodes
+from robotics.policy.messages import NUMBERS, stamp_of
 from robotics.policy.runtime.ladder import Rung
 from robotics.policy.runtime.loop import Command
 from robotics.ros2.__main__ import main
@@ -107,10 +109,10 @@ def test_commands_become_messages():
 
 @needs_ros
 def test_observations_become_numbers():
-    from robotics.ros2.messages import OBSERVATIONS, message_class, stamp_of
+    from robotics.ros2.messages import message_class
 
     joints = message_class("sensor_msgs/msg/JointState")(name=["b", "a"], position=[2.0, 1.0])
-    take = OBSERVATIONS["sensor_msgs/msg/JointState"]
+    take = NUMBERS["sensor_msgs/msg/JointState"]
     assert take(joints, ["a", "b"]).tolist() == [1, 2]
     assert take(joints, ["a", "c"]).tolist() == [1]  # the loop says that the size is wrong
     assert take(joints, []).tolist() == [2, 1]
@@ -119,7 +121,11 @@ def test_observations_become_numbers():
     assert stamp_of(joints) == 3.5
     pose = message_class("geometry_msgs/msg/PoseStamped")()
     pose.pose.position.y, pose.pose.orientation.w = 2.0, 1.0
-    assert OBSERVATIONS["geometry_msgs/msg/PoseStamped"](pose, []).tolist() == [0, 2, 0, 0, 0, 0, 1]
+    assert NUMBERS["geometry_msgs/msg/PoseStamped"](pose, []).tolist() == [0, 2, 0, 0, 0, 0, 1]
+    image = message_class("sensor_msgs/msg/Image")(height=2, width=1, encoding="bgr8", step=4, data=bytes(range(8)))
+    assert NUMBERS["sensor_msgs/msg/Image"](image, []).tolist() == [[[2, 1, 0]], [[6, 5, 4]]]
+    image.encoding = "bayer_rggb8"
+    assert NUMBERS["sensor_msgs/msg/Image"](image, []).size == 0  # the loop says that the size is wrong
 
 
 @needs_ros
@@ -239,4 +245,9 @@ def test_recorder_writes_what_was_published(ros, tmp_path):
     assert positions[-1] <= sent
     assert list(read_back[0].name) == ["a"]
     assert any(path.suffix == ".mcap" for path in (tmp_path / "bag").iterdir())
+    mapping = {"rate_hz": 100, "topics": {"state": {"topic": "/joint_states", "joints": ["a"], "max_age_s": 20}}}
+    trained_on = read_episodes(tmp_path / "bag", ["state"], topics=BagTopics.model_validate(mapping)).arrays["state"]
+    assert trained_on[0] == positions[0]  # what a node recorded is what a training reads
+    assert trained_on[-1] == positions[-1] or trained_on[-1] == positions[-2]  # within 10 ms of the end
+    assert (np.diff(trained_on[:, 0]) >= 0).all()
     assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
