@@ -347,6 +347,9 @@ class PolicyConfig(Settings):
             raise ValueError(f"one encoder for all images needs images of one shape, not {sorted(shapes)}")
         if crop is not None and any(crop[0] > height or crop[1] > width for _, height, width in shapes):
             raise ValueError(f"the crop {crop} must fit into every image")
+        seen = [crop or shape[1:] for shape in shapes]
+        if self.vision.pool == "spatial_softmax" and any(min(size) <= 32 for size in seen):
+            raise ValueError("images of 32 pixels or less become one place: use larger ones, or pool: average")
         return self
 
     @model_serializer(mode="wrap")

@@ -140,9 +140,7 @@ def policy_from_tensors(
 def network_state(config: PolicyConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state of a policy's network from tensors with the names of the module docstring."""
     prefixes = (MODEL, ENCODER) if config.images else (MODEL,)
-    return {
-        name.removeprefix(_prefix(config)): value for name, value in tensors.items() if name.startswith(prefixes)
-    }
+    return {name.removeprefix(_prefix(config)): value for name, value in tensors.items() if name.startswith(prefixes)}
 
 
 def _prefix(config: PolicyConfig) -> str:

@@ -46,7 +46,8 @@ class RecordedObservations:
         """Return the normaliser of one observation (D_o)."""
         kind = self.config.normalise
         fitted = [
-            Normaliser.fit(part, kind) if part.dtype == torch.float32 else Normaliser.of_pixels(1) for part in self.parts
+            Normaliser.fit(part, kind) if part.dtype == torch.float32 else Normaliser.of_pixels(1)
+            for part in self.parts
         ]
         spread = [
             one.spread([part.shape[1]]) if part.dtype == torch.uint8 else one

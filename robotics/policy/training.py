@@ -331,7 +331,9 @@ class PolicyTrainer:
             file.write(json.dumps(row) + "\n")
 
 
-def _fingerprint(settings: PolicyTraining, observations: RecordedObservations, actions: Tensor, ends: np.ndarray) -> str:
+def _fingerprint(
+    settings: PolicyTraining, observations: RecordedObservations, actions: Tensor, ends: np.ndarray
+) -> str:
     """Return a hash of everything that decides the weights: a checkpoint goes on only under the same one."""
     digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
     for values in (*(part.numpy() for part in observations.parts), actions.numpy(), ends):

@@ -71,7 +71,9 @@ def bags_in(place: Path) -> list[Path]:
         return []
     return sorted(
         (folder for folder in place.iterdir() if (folder / METADATA).is_file()),
-        key=lambda folder: [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", folder.name)],
+        key=lambda folder: [
+            (int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", folder.name)
+        ],
     )
 
 
@@ -86,9 +88,7 @@ def read_bags(place: Path, names: Sequence[str], topics: BagTopics) -> Episodes:
     return joined(parts, place, {"rate_hz": topics.rate_hz})
 
 
-def _messages(
-    bag: Path, chosen: Mapping[str, BagTopic], clock: str
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _messages(bag: Path, chosen: Mapping[str, BagTopic], clock: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return the times (nanoseconds, rising) and numbers of each field's messages."""
     from rosbags.highlevel import AnyReader, AnyReaderError
     from rosbags.typesys import Stores, get_typestore

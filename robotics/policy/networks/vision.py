@@ -155,7 +155,9 @@ class VisualNetwork(nn.Module):
         config: of the policy.
     """
 
-    def __init__(self, model: ConditionalUnet1D | TransformerForDiffusion | ConditionalMLP, config: PolicyConfig) -> None:
+    def __init__(
+        self, model: ConditionalUnet1D | TransformerForDiffusion | ConditionalMLP, config: PolicyConfig
+    ) -> None:
         super().__init__()
         self.model = model
         self.fields = config.observation

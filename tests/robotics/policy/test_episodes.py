@@ -236,14 +236,17 @@ def test_bag_is_resampled_by_the_newest_earlier_message(tmp_path):
     frame = grid // 33
     assert np.array_equal(found.arrays["img"][:, 0, 0], np.stack([255 - frame, 2 * frame, frame], axis=1))  # as RGB
     assert found.arrays["img"].shape == (19, 4, 6, 3)
-    arrived = read_episodes(tmp_path / "bag", ["state", "action"], topics=topics.model_copy(update={"clock": "arrival"}))
+    arrived = read_episodes(
+        tmp_path / "bag", ["state", "action"], topics=topics.model_copy(update={"clock": "arrival"})
+    )
     assert np.array_equal(arrived.arrays["state"][:, 0], np.minimum((grid - 25) // 20, 99))  # 25 ms later
 
 
 def test_several_bags_are_episodes_in_the_order_of_their_numbers(tmp_path):
     for number in (10, 9):
         messages = [
-            ("/cmd_vel", "geometry_msgs/msg/Twist", START + 100 * MS * n, twist(float(number), float(n))) for n in range(4)
+            ("/cmd_vel", "geometry_msgs/msg/Twist", START + 100 * MS * n, twist(float(number), float(n)))
+            for n in range(4)
         ]
         write_bag(tmp_path / "data" / f"run{number}", messages)
     mapping = {"rate_hz": 20, "topics": {"action": {"topic": "/cmd_vel", "columns": [0, 5]}}}
@@ -259,7 +262,9 @@ def test_bad_bags_say_what_is_wrong(tmp_path):
         return read_episodes(tmp_path / name, list(names), topics=mapping)
 
     arm_bag(tmp_path / "silent", silence=(600, 1300))
-    with pytest.raises(InputError, match=r"/joint_states silent for 0\.67 s at 1\.2 s; expected a message every 0\.5 s"):
+    with pytest.raises(
+        InputError, match=r"/joint_states silent for 0\.67 s at 1\.2 s; expected a message every 0\.5 s"
+    ):
         read("silent", TOPICS)
     read("silent", {**TOPICS, "state": {"topic": "/joint_states", "max_age_s": 1}})
     with pytest.raises(InputError, match="no array '/joints'; expected one of /camera, /command, /joint_states"):

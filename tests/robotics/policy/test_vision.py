@@ -33,7 +33,7 @@ def visual_config(network=MLP, *, size=32, vision=None, numbers=True, **changes)
     values = {
         "observation": observation + ([{"name": "state", "size": 2}] if numbers else []), "action": {"size": 2},
         "chunk": {"horizon": 8, "observe": 2, "execute": 4}, "network": network,
-        "vision": {"width": 16, "crop": (28, 28), "keypoints": 8} | (vision or {}),
+        "vision": {"width": 16, "crop": (28, 28), "pool": "average"} | (vision or {}),
     }  # fmt: skip
     return PolicyConfig.model_validate(values | changes)
 
@@ -133,14 +133,16 @@ def test_lerobot_policy_of_two_cameras_loads_strictly_and_sees_the_same(tmp_path
     shape = visual_config(
         UnetConfig(widths=(8, 16, 24), step_embedding=8), size=48, chunk={"horizon": 16},
         observation=[*({"kind": "image", "name": n, "shape": (3, 48, 48)} for n in cameras), {"name": "s", "size": 5}],
-        vision={"keypoints": 5},
+        vision={"pool": "spatial_softmax", "keypoints": 5},
     )  # fmt: skip
     unet = unet_tensors(shape, lambda name: lerobot_name(f"model.{name}"))
     save_file({**unet, **encoders}, tmp_path / "model.safetensors")
 
     config, tensors = read_lerobot(tmp_path)
     policy = policy_from_tensors(config, tensors, source="lerobot")
-    images = {name: torch.randint(0, 256, (3, 2, 3, 48, 48), generator=generator, dtype=torch.uint8) for name in cameras}
+    images = {
+        name: torch.randint(0, 256, (3, 2, 3, 48, 48), generator=generator, dtype=torch.uint8) for name in cameras
+    }
     state, around = torch.rand(3, 2, 2, generator=generator), torch.rand(3, 2, 3, generator=generator)
     seen = {**images, "observation.state": state, "observation.environment_state": around}
     expected = [(state - torch.tensor([-1.0, -2.0])) / torch.tensor([4.0, 4.0]) * 2 - 1]
@@ -167,7 +169,8 @@ def test_lerobot_encoders_without_counterpart_are_refused(tmp_path):
 
 def test_image_policy_of_diffusion_policy_loads_strictly_and_sees_the_same():
     generator = torch.Generator().manual_seed(3)
-    config = visual_config(UnetConfig(widths=(8, 16), step_embedding=8), size=40, vision={"width": 64, "crop": (36, 33)})
+    vision = {"width": 64, "crop": (36, 33), "pool": "spatial_softmax", "keypoints": 8}
+    config = visual_config(UnetConfig(widths=(8, 16), step_embedding=8), size=40, vision=vision)
     core = random_tensors({f"0.nets.{name}": shape for name, shape in official.backbone_layout(3).items()}, generator)
     core |= random_tensors({"1.nets.weight": (8, 512, 1, 1), "1.nets.bias": (8,)}, generator)
     core |= random_tensors({"3.weight": (16, 16), "3.bias": (16,)}, generator)
@@ -178,7 +181,9 @@ def test_image_policy_of_diffusion_policy_loads_strictly_and_sees_the_same():
     twice |= {f"pool.{name[2:]}": v for name, v in core.items() if name.startswith("1.")}
     theirs |= {f"obs_encoder.obs_nets.img.{name}": value for name, value in twice.items()}
     theirs |= unet_tensors(config, lambda name: f"model.{name}")
-    half = Normaliser(torch.tensor([2.0]), torch.tensor([-1.0]), dict.fromkeys(("min", "max", "mean", "std"), torch.ones(1)))
+    half = Normaliser(
+        torch.tensor([2.0]), torch.tensor([-1.0]), dict.fromkeys(("min", "max", "mean", "std"), torch.ones(1))
+    )
     theirs |= half.tensors("normalizer.params_dict.img")  # pixels 0 to 1 become -1 to 1
     state = Normaliser.fit(torch.rand(9, 2, generator=generator))
     theirs |= state.tensors("normalizer.params_dict.state") | state.tensors(ACTION)
@@ -248,13 +253,13 @@ def test_killed_training_with_random_crops_ends_with_the_same_bits(tmp_path, net
 
 @pytest.mark.parametrize("pool", ["spatial_softmax", "average"])
 def test_image_policy_survives_its_file_and_rolls_warm(tmp_path, pool):
-    settings = visual_settings()
-    policy_settings = visual_config(vision={"pool": pool})
-    trainer = PolicyTrainer(settings.model_copy(update={"policy": policy_settings}), dots(), tmp_path)
+    settings, data = visual_settings(), dots(frames=8, size=40)
+    policy_settings = visual_config(size=40, vision={"pool": pool, "crop": (36, 36)})
+    trainer = PolicyTrainer(settings.model_copy(update={"policy": policy_settings}), data, tmp_path)
     trainer.export(tmp_path / "p.safetensors")
     loaded = load_policy(tmp_path / "p.safetensors")
     assert loaded.config == policy_settings
-    seen = loaded.observations({name: dots().arrays[name][None, :2] for name in ("img", "state")})
+    seen = loaded.observations({name: data.arrays[name][None, :2] for name in ("img", "state")})
     own = Policy(policy_settings, trainer.network.eval(), trainer.policy.observation, trainer.policy.action)
     own.network.load_state_dict(trainer.average.average)
     told, ours = (one.network.conditioning(one.observation.apply(seen))["cond"] for one in (loaded, own))
@@ -265,7 +270,7 @@ def test_image_policy_survives_its_file_and_rolls_warm(tmp_path, pool):
     assert not rolling.act(seen, generator=generator).warm.any()
     dark = torch.cat([torch.zeros_like(seen[..., :-2]), seen[..., -2:]], dim=-1)
     assert rolling.act(dark, generator=generator).warm.all()  # pixels jump, the gate does not look at them
-    warm = calibrate_warm_start(loaded, dots().arrays, dots().ends, pairs=8, most_contraction=1e9, exact_calls=2)
+    warm = calibrate_warm_start(loaded, data.arrays, data.ends, pairs=4, most_contraction=1e9, exact_calls=2)
     assert warm.observation_gate is not None
 
 
@@ -304,6 +309,8 @@ def test_bad_images_say_what_is_wrong(tmp_path):
         PolicyTrainer(visual_settings(), small, tmp_path)
     with pytest.raises(ValueError, match="crop"):
         visual_config(size=20)
+    with pytest.raises(ValueError, match="one place"):
+        visual_config(vision={"pool": "spatial_softmax"})
     with pytest.raises(ValueError, match="images of one shape"):
         visual_config(
             vision={"separate": False, "crop": None},
