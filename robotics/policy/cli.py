@@ -21,8 +21,8 @@ PolicyName = Annotated[str, typer.Argument(metavar="POLICY", help="Policy: a .sa
 Data = Annotated[
     Path,
     typer.Option(
-        help="Demonstrations: .zarr, .zarr.zip, .npz, robomimic .hdf5, a LeRobot folder (v2.1, v3), or a folder of ROS 2 "
-        "bags with --topics.",
+        help="Demonstrations: .zarr, .zarr.zip, .npz, robomimic .hdf5, a LeRobot folder (v2.1, v3), or a folder of ROS "
+        "2 bags with --topics.",
         metavar="PATH",
     ),
 ]
@@ -260,8 +260,8 @@ def evaluate(
     )
     begin = PushT.first_seed if first_seed is None else first_seed
     found = run(
-        acting, partial(PushT, loaded.config.images), range(begin, begin + episodes), execute=execute, latency=latency, disturb=disturb,
-        deadline_ms=deadline_ms, steps=steps, seed=seed, progress=None if quiet else env,
+        acting, partial(PushT, loaded.config.images), range(begin, begin + episodes), execute=execute, latency=latency,
+        disturb=disturb, deadline_ms=deadline_ms, steps=steps, seed=seed, progress=None if quiet else env,
     )  # fmt: skip
     numbers = found.numbers()
     asked: dict[str, Any] = {

@@ -20,7 +20,7 @@ Its names are ours, but for the image encoder, where LeRobot's are. LeRobot's di
 | `.nets.1.{pos_x,pos_y,temperature}` | `.pool.pos_grid` |
 
 Diffusion Policy's image policies are those with robomimic's `VisualCore` and group normalisation ("hybrid"); each of
-their observations has a normaliser of its own. Order the observations of the configuration as its `shape_meta.obs` does.
+their observations has a normaliser of its own. The configuration's observations are ordered as its `shape_meta.obs`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The published image encoders as plain functions of a state dict, and the names and shapes in it.
 
-Written from He et al. 2016 and the public layouts of LeRobot (`DiffusionRgbEncoder`) and robomimic (`VisualCore`); every
-normalisation and the expectation over places are spelled out, so that agreement is evidence.
+Written from He et al. 2016 and the public layouts of LeRobot (`DiffusionRgbEncoder`) and robomimic (`VisualCore`);
+every normalisation and the expectation over places are spelled out, so that agreement is evidence.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def backbone(w: Weights, x: Tensor) -> Tensor:
 
 def expected_places(logits: Tensor) -> Tensor:
     """Mean x and y of softmax weights, axes from -1 to 1: (N, K, H, W) to (N, K, 2)."""
-    n, k, height, width = logits.shape
+    height, width = logits.shape[2:]
     weights = torch.exp(logits - logits.amax((2, 3), keepdim=True))
     weights = weights / weights.sum((2, 3), keepdim=True)
     x = sum(weights[..., j].sum(2) * (-1 + 2 * j / (width - 1)) for j in range(width))

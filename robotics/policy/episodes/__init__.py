@@ -5,7 +5,7 @@
 
 | path | what | module |
 | --- | --- | --- |
-| `*.zarr`, `*.zarr.zip` | replay buffer of Diffusion Policy: `data/<name>`, frames first, and `meta/episode_ends` | arrays |
+| `*.zarr`, `*.zarr.zip` | replay buffer of Diffusion Policy: `data/<name>` and `meta/episode_ends` | arrays |
 | `*.npz` | arrays, frames first, and `episode_ends` | arrays |
 | a folder with `meta/info.json` | LeRobotDataset v2.0, v2.1 or v3.0; reads no videos | lerobot |
 | `*.hdf5`, `*.h5` | robomimic: `data/demo_<n>/{obs/<name>, actions}` | robomimic |

@@ -1,6 +1,6 @@
 r"""Images to a few numbers: a ResNet-18 with group normalisation, then where its features are, or how large.
 
-    block(x)         = relu(GN(conv(relu(GN(conv(x))))) + x)            x through GN(conv_1x1(x)) where the shape changes
+    block(x)         = relu(GN(conv(relu(GN(conv(x))))) + x)         x through GN(conv_1x1(x)) where the shape changes
     spatial softmax  p_k = sum_ij softmax_ij(f_k) (x_j, y_i),  f = conv_1x1(features),  x and y from -1 to 1
     encoder          relu(W [p_1 ... p_K] + b),  or the mean of each channel
 

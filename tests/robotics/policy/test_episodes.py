@@ -65,11 +65,11 @@ def test_bad_robomimic_data_say_what_is_wrong(tmp_path):
     with h5py.File(tmp_path / "low.hdf5", "a") as file:
         del file["data/demo_1/actions"]
         file["data/demo_1/actions"] = np.zeros((5, 7))
-    with pytest.raises(InputError, match="episode 1 with frames {'robot0_eef_pos': 4, 'actions': 5}"):
+    with pytest.raises(InputError, match=r"episode 1 with frames \{'robot0_eef_pos': 4, 'actions': 5\}"):
         read_episodes(tmp_path / "low.hdf5", ["robot0_eef_pos", "actions"])
     with h5py.File(tmp_path / "empty.hdf5", "w") as file:
         file["other"] = 1
-    with pytest.raises(InputError, match="no data/demo_"):
+    with pytest.raises(InputError, match="no data/demo"):
         read_episodes(tmp_path / "empty.hdf5", ["actions"])
     (tmp_path / "torn.hdf5").write_bytes((tmp_path / "low.hdf5").read_bytes()[:200])
     with pytest.raises(InputError, match="cannot be read"):

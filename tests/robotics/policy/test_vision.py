@@ -225,10 +225,12 @@ def visual_settings(network=MLP, **changes) -> PolicyTraining:
 
 
 def test_a_policy_learns_where_to_go_from_images_alone(tmp_path):
-    trainer = PolicyTrainer(visual_settings(steps=150, batch=32, average=0.9), dots(), tmp_path)
+    chosen = visual_settings(steps=80, batch=16, learning_rate=3e-3, average=0.8)
+    chosen = chosen.model_copy(update={"policy": chosen.policy.model_copy(update={"prediction": "sample"})})
+    trainer = PolicyTrainer(chosen, dots(), tmp_path)
     before = trainer.validate()["validation_loss"]
     trainer.run()
-    assert trainer.validate()["validation_loss"] < 0.5 * before
+    assert trainer.validate()["validation_loss"] < 0.3 * before
     trainer.export(tmp_path / "policy.safetensors", half=True)
     policy = load_policy(tmp_path / "policy.safetensors")
     data = dots()
