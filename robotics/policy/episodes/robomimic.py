@@ -18,6 +18,8 @@ import numpy as np
 from robotics.policy.episodes.episode import Episodes, absent, joined
 from shared.errors import InputError
 
+DEMO = re.compile(r"demo_\d+")
+
 
 def read_robomimic(place: Path, names: Sequence[str], mask: str | None = None) -> Episodes:
     """Read arrays of the demonstrations of a file, of a subset where `mask` names one."""
@@ -25,7 +27,7 @@ def read_robomimic(place: Path, names: Sequence[str], mask: str | None = None) -
 
     with h5py.File(place, "r") as file:
         data = file.get("data")
-        demos = [] if data is None else sorted((name for name in data if _number(name) is not None), key=_number)
+        demos = [] if data is None else sorted(filter(DEMO.fullmatch, data), key=_number)
         if not demos:
             raise InputError(
                 place, found="no data/demo_<n>", expected="a robomimic data set", fix="Give a robomimic file."
@@ -43,9 +45,8 @@ def read_robomimic(place: Path, names: Sequence[str], mask: str | None = None) -
         return joined([_demo(place, data[demo], names) for demo in demos], place, facts)
 
 
-def _number(demo: str) -> int | None:
-    found = re.fullmatch(r"demo_(\d+)", demo)
-    return int(found[1]) if found else None
+def _number(demo: str) -> int:
+    return int(demo.removeprefix("demo_"))
 
 
 def _masked(place: Path, file: Any, mask: str, demos: list[str]) -> list[str]:

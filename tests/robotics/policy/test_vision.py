@@ -133,7 +133,7 @@ def test_lerobot_policy_of_two_cameras_loads_strictly_and_sees_the_same(tmp_path
     shape = visual_config(
         UnetConfig(widths=(8, 16, 24), step_embedding=8), size=48, chunk={"horizon": 16},
         observation=[*({"kind": "image", "name": n, "shape": (3, 48, 48)} for n in cameras), {"name": "s", "size": 5}],
-        vision={"pool": "spatial_softmax", "keypoints": 5},
+        vision={"pool": "spatial_softmax", "keypoints": 5, "crop": None},
     )  # fmt: skip
     unet = unet_tensors(shape, lambda name: lerobot_name(f"model.{name}"))
     save_file({**unet, **encoders}, tmp_path / "model.safetensors")
@@ -225,32 +225,45 @@ def visual_settings(network=MLP, **changes) -> PolicyTraining:
 
 
 def test_a_policy_learns_where_to_go_from_images_alone(tmp_path):
-    chosen = visual_settings(steps=80, batch=16, learning_rate=3e-3, average=0.8)
+    chosen = visual_settings(steps=60, batch=16, learning_rate=3e-3, average=0.8)
     chosen = chosen.model_copy(update={"policy": chosen.policy.model_copy(update={"prediction": "sample"})})
     trainer = PolicyTrainer(chosen, dots(), tmp_path)
     before = trainer.validate()["validation_loss"]
     trainer.run()
-    assert trainer.validate()["validation_loss"] < 0.3 * before
-    trainer.export(tmp_path / "policy.safetensors", half=True)
-    policy = load_policy(tmp_path / "policy.safetensors")
-    data = dots()
-    frames = np.arange(0, len(data.arrays["img"]), 5)
-    seen = policy.observations({name: data.arrays[name][frames][:, None] for name in ("img", "state")})
-    actions = policy.act(seen, generator=torch.Generator().manual_seed(0), grid=policy.grid(10)).executable[:, 0]
-    wrong = (actions - torch.from_numpy(data.arrays["action"][frames])).norm(dim=1).mean()
-    assert wrong < 0.4  # on a circle of radius 1, where one who sees nothing is wrong by 1 or more
+    after = trainer.validate()["validation_loss"]
+    assert after < 0.25 * before
+    trainer._observations.parts[0] = trainer._observations.parts[0].roll(13, dims=0)  # the dot is elsewhere
+    assert trainer.validate()["validation_loss"] > 3 * after
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_killed_training_with_random_crops_ends_with_the_same_bits(tmp_path, network):
-    chosen = visual_settings(network)
-    whole = PolicyTrainer(chosen, dots(), tmp_path / "whole")
+def test_killed_training_with_random_crops_ends_with_the_same_bits(tmp_path):
+    chosen = visual_settings(batch=4)
+    whole = PolicyTrainer(chosen, dots(frames=6), tmp_path / "whole")
     whole.run()
-    PolicyTrainer(chosen, dots(), tmp_path / "killed").run(stop_at=2)
-    resumed = PolicyTrainer(chosen, dots(), tmp_path / "killed")
+    PolicyTrainer(chosen, dots(frames=6), tmp_path / "killed").run(stop_at=2)
+    resumed = PolicyTrainer(chosen, dots(frames=6), tmp_path / "killed")
     resumed.run()
     for name, value in whole.average.average.items():
         assert torch.equal(value, resumed.average.average[name]), name
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_is_told_of_the_image_and_trains_its_encoder(tmp_path, network):
+    trainer = PolicyTrainer(visual_settings(network, batch=2), dots(frames=6), tmp_path)
+    first = trainer.network.rgb_encoder[0].backbone[0].weight.clone()
+    for _ in range(2):  # networks may begin with last layers of zero
+        trainer.train_step()
+    assert not torch.equal(first, trainer.network.rgb_encoder[0].backbone[0].weight)
+    trainer.network.eval()
+    random_weights(trainer.network)
+    seen = trainer.policy.observations({name: dots().arrays[name][None, :1] for name in ("img", "state")})
+    generator = torch.Generator().manual_seed(0)
+    x = trainer.policy.noise(1, generator)
+    answers = []
+    for observed in (seen, torch.cat([255 - seen[..., :-2], seen[..., -2:]], dim=-1)):
+        told = trainer.network.conditioning(trainer.policy.observation.apply(observed))
+        answers.append(trainer.network(x, 50, **told))
+    assert (answers[0] - answers[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("pool", ["spatial_softmax", "average"])
@@ -304,7 +317,7 @@ def test_policy_of_images_alone_has_no_gate_and_acts():
 def test_bad_images_say_what_is_wrong(tmp_path):
     data = dots()
     unit = Episodes({**data.arrays, "img": data.arrays["img"] / np.float32(255)}, data.ends, data.path)
-    with pytest.raises(InputError, match="pixels of img from 0 to 1; expected 0 to 255"):
+    with pytest.raises(InputError, match=r"pixels of img from 0 to 0.99\d+; expected 0 to 255"):
         PolicyTrainer(visual_settings(), unit, tmp_path)
     small = Episodes({**data.arrays, "img": data.arrays["img"][:, :30]}, data.ends, data.path)
     with pytest.raises(InputError, match=r"images of shape \(30, 32, 3\); expected \(3, 32, 32\), or \(32, 32, 3\)"):
