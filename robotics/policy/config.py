@@ -382,8 +382,8 @@ class PolicyConfig(Settings):
     @property
     def observation_repeats(self) -> list[int]:
         """Return how many of the D_o numbers share each entry of the normaliser: a channel's pixels do."""
-        repeats = []
+        repeats: list[int] = []
         for field in self.observation:
-            is_image = isinstance(field, ImageField)
-            repeats += [field.shape[1] * field.shape[2]] * field.shape[0] if is_image else [1] * field.size
+            channels = field.shape[0] if isinstance(field, ImageField) else field.size
+            repeats += [field.size // channels] * channels
         return repeats

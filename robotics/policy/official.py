@@ -65,9 +65,9 @@ def from_diffusion_policy(tensors: Mapping[str, Tensor], config: PolicyConfig) -
     }
     if not config.images:
         return found
-    for place, field in enumerate(config.images):
-        found = _encoder_of_robomimic(found, field.name, f"{ENCODER}{place}." if config.vision.separate else ENCODER)
-        size = config.vision.crop or field.shape[1:]
+    for place, camera in enumerate(config.images):
+        found = _encoder_of_robomimic(found, camera.name, f"{ENCODER}{place}." if config.vision.separate else ENCODER)
+        size = config.vision.crop or camera.shape[1:]
         grid = place_grid(*(-(-one // 2 ** (STAGES + 1)) for one in size))
         found[f"{ENCODER}{place}.pool.pos_grid" if config.vision.separate else f"{ENCODER}pool.pos_grid"] = grid
     parts = []
