@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+IMAGE = "sensor_msgs/msg/Image"
 CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 
 
@@ -67,7 +68,7 @@ def _data(message: Any, joints: Sequence[str]) -> np.ndarray:
 NUMBERS: dict[str, Callable[[Any, Sequence[str]], np.ndarray]] = {
     "sensor_msgs/msg/JointState": _joints,
     "trajectory_msgs/msg/JointTrajectory": _trajectory,
-    "sensor_msgs/msg/Image": _image,
+    IMAGE: _image,
     "geometry_msgs/msg/PoseStamped": _pose,
     "geometry_msgs/msg/Twist": _twist,
     "geometry_msgs/msg/TwistStamped": _twist,

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from robotics.policy.config import PolicyConfig
-from robotics.policy.messages import NUMBERS
+from robotics.policy.messages import IMAGE, NUMBERS
 from robotics.policy.runtime.settings import RuntimeSettings
 from robotics.ros2.messages import AXES, OUTPUTS
 from shared.errors import InputError
@@ -146,8 +146,9 @@ def read(values: dict[str, Any], policy: PolicyConfig) -> NodeSettings:
     for name in ("observation_topics", "observation_types", "observation_max_age_ms"):
         _need(values, name, len(names), f"one for each of the observations {', '.join(names) or '(none)'}")
     frozen = _optional(values, "observation_frozen_ms", len(names), 0.0)
-    for kind in values["observation_types"]:
-        _one_of("observation_types", kind, NUMBERS)
+    images = {field.name for field in policy.images}
+    for name, kind in zip(names, values["observation_types"], strict=True):
+        _one_of("observation_types", kind, [IMAGE] if name in images else [one for one in NUMBERS if one != IMAGE])
     for name in ("action_low", "action_high", "action_velocity"):
         _need(values, name, size, "one for each number of the policy's action")
     acceleration = _optional(values, "action_acceleration", size, math.nan)

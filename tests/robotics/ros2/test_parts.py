@@ -56,6 +56,10 @@ def test_parameters_become_settings():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"observation_types": ["sensor_msgs/msg/Image"]},
+            "parameter observation_types: found 'sensor_msgs/msg/Image'",
+        ),
         ({"output": "servo"}, "parameter output: found 'servo'; expected one of joint_trajectory"),
         ({"twist_axes": ["linear.x"]}, "parameter twist_axes: found 1 values; expected 2"),
         ({"twist_axes": ["linear.x", "yaw"]}, "parameter twist_axes: found 'yaw'"),
