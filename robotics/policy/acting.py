@@ -75,7 +75,7 @@ class Acting(Protocol):
 
 
 class Memory:
-    """The last chunk and observation of each environment, normalised, and which are known.
+    """The last chunk and observed numbers (`Policy.numbers`) of each environment, and which are known.
 
     Args:
         policy: gives the shapes.
@@ -85,7 +85,7 @@ class Memory:
     def __init__(self, policy: Policy, environments: int) -> None:
         device = policy.device
         self.chunk = torch.zeros(environments, *policy.shape, device=device)
-        self.observation = torch.zeros(environments, policy.config.observation_size, device=device)
+        self.observation = torch.zeros(environments, policy.config.numbers_size, device=device)
         self.known = torch.zeros(environments, dtype=torch.bool, device=device)
 
     def forget(self, environments: Sequence[int] | None) -> None:
@@ -93,7 +93,7 @@ class Memory:
         self.known[... if environments is None else list(environments)] = False
 
     def remember(self, places: Tensor, chunk: Tensor, observation: Tensor) -> None:
-        """Keep chunks (N, T, A) and observations (N, D_o) of the environments `places` (N,)."""
+        """Keep chunks (N, T, A) and numbers of observations (N, D) of the environments `places` (N,)."""
         places = places.to(self.chunk.device)
         self.chunk[places], self.observation[places], self.known[places] = chunk, observation, True
 

@@ -95,7 +95,7 @@ class BidirectionalDecoding:
             worse, _, _ = self._draw(self.weak, observations, generator, lambda calls: calls >= made)
             loss = loss + self.contrast(drawn, worse)
         best = drawn[torch.arange(count, device=device), loss.argmin(1)]
-        self._memory.remember(places, best, self.policy.observation.apply(observations[:, -1].to(device).float()))
+        self._memory.remember(places, best, self.policy.numbers(observations[:, -1]))
         sets = 1 if self.weak is None else 2
         calls = torch.full((count,), made * self.samples * sets)
         no = torch.zeros(count, dtype=torch.bool)

@@ -112,7 +112,7 @@ def calibrate_warm_start(
         levels=warm.levels,
         renoise=renoise,
         guess_gate=max(1e-6, 2 * float(torch.quantile(distance, 0.99))),
-        observation_gate=max(1e-6, 2 * float(torch.quantile(jumps, 0.99))),
+        observation_gate=max(1e-6, 2 * float(torch.quantile(jumps, 0.99))) if len(jumps) else None,
         measured=measured,
     )
 
@@ -125,8 +125,10 @@ def _pairs(
     count: int,
     source: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return observations (N, T_o, D_o) n ticks apart, and the largest change of each normalised one in a tick."""
-    frames = join_observations(policy.config, arrays, leading=1)
+    """Return observations (N, T_o, D_o) n ticks apart, and the largest change of each one's numbers in a tick.
+
+    A policy that sees images only has no changes (0,).
+    """
     observe = policy.config.chunk.observe
     begins = np.concatenate([[0], ends[:-1]])
     places = np.concatenate(
@@ -142,10 +144,15 @@ def _pairs(
     drawn = torch.randperm(len(places), generator=source)[:count]
     now = torch.from_numpy(places)[drawn]
     back = torch.arange(1 - observe, 1)
-    old, new = frames[now[:, None] + back], frames[now[:, None] + executed + back]
-    normalised = policy.observation.apply(frames.to(policy.device))
-    jumps = (normalised[now + executed] - normalised[now]).abs().amax(1) / executed
-    return old, new, jumps
+    old, new = (
+        join_observations(
+            policy.config, {field.name: arrays[field.name][frames] for field in policy.config.observation}, leading=2
+        )
+        for frames in ((now[:, None] + ahead + back).numpy() for ahead in (0, executed))
+    )
+    before, after = (policy.numbers(observations[:, -1]) for observations in (old, new))
+    jumps = (after - before).abs()
+    return old, new, jumps.amax(1) / executed if jumps.shape[1] else jumps.flatten()
 
 
 def _moved_noise(noise: Tensor, executed: int, generator: torch.Generator) -> Tensor:

@@ -12,14 +12,25 @@ from shared.errors import InputError
 from shared.options import Device, Json, Overwrite, Quiet, Seed
 
 if TYPE_CHECKING:
+    from robotics.policy.episodes import Episodes
     from shared.sampling import Solver
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 PolicyName = Annotated[str, typer.Argument(metavar="POLICY", help="Policy: a .safetensors file or a packaged name.")]
 Data = Annotated[
-    Path, typer.Option(help="Demonstrations: .zarr, .zarr.zip, .npz or a LeRobot v3 folder.", metavar="PATH")
+    Path,
+    typer.Option(
+        help="Demonstrations: .zarr, .zarr.zip, .npz, robomimic .hdf5, a LeRobot folder (v2.1, v3), or a folder of ROS "
+        "2 bags with --topics.",
+        metavar="PATH",
+    ),
 ]
+Topics = Annotated[
+    Path | None, typer.Option(help="For bags: YAML file with rate_hz and the topic of each array; see docs/policy.md.")
+]
+Mask = Annotated[str | None, typer.Option(help="For robomimic: take the demonstrations of this mask only.")]
+
 app.command()(cli_worlds.collect)
 app.command()(cli_worlds.run)
 
@@ -31,6 +42,8 @@ def train(
     ],
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Policy to write: a .safetensors path.")],
+    topics: Topics = None,
+    mask: Mask = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
     ] = None,
@@ -45,7 +58,6 @@ def train(
 ) -> None:
     """Train a policy on recorded demonstrations; run again to go on after a stop. Writes OUTPUT and its card (.md)."""
     from robotics.policy.card import write_card
-    from robotics.policy.episodes import read_episodes
     from robotics.policy.training import CHECKPOINT, PolicyTrainer, PolicyTraining
     from shared.config import load_config
     from shared.devices import resolve_device
@@ -61,7 +73,7 @@ def train(
     if export and not (folder / CHECKPOINT).is_file():
         raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
     names = [*(field.name for field in settings.policy.observation), settings.policy.action.name]
-    trainer = PolicyTrainer(settings, read_episodes(data, names), folder, device=resolve_device(device))
+    trainer = PolicyTrainer(settings, _read(data, names, topics, mask), folder, device=resolve_device(device))
     with _training_bar(settings.name, settings.steps, trainer.step, hidden=quiet or export) as tell:
         trainer.run(stop_at=0 if export else steps, tell=tell)
     facts = trainer.export(output, half=half)
@@ -75,6 +87,8 @@ def distil(
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Student to write: a .safetensors path.")],
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 6000,
+    topics: Topics = None,
+    mask: Mask = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
     ] = None,
@@ -86,7 +100,6 @@ def distil(
     """Distil a policy into one of one or two network calls; run again to go on after a stop."""
     from robotics.policy.card import write_card
     from robotics.policy.distilling import StudentTrainer, student_training
-    from robotics.policy.episodes import read_episodes
     from robotics.policy.files import load_policy
     from shared.devices import resolve_device
     from shared.files import refuse_existing, require_writable
@@ -101,7 +114,7 @@ def distil(
     settings = student_training("robotics/student", teacher, steps=steps, seed=seed)
     names = [*(field.name for field in teacher.config.observation), teacher.config.action.name]
     trainer = StudentTrainer(
-        teacher, settings, read_episodes(data, names), work or output.with_suffix(""), device=chosen
+        teacher, settings, _read(data, names, topics, mask), work or output.with_suffix(""), device=chosen
     )
     with _training_bar(settings.name, steps, trainer.step, hidden=quiet) as tell:
         trainer.run(tell=tell)
@@ -125,7 +138,7 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Convert a checkpoint of others; robotics/policy/official.py tells how to export Diffusion Policy's weights."""
-    from robotics.policy.files import MODEL, policy_from_tensors, save_policy
+    from robotics.policy.files import network_state, policy_from_tensors, save_policy
     from robotics.policy.official import from_diffusion_policy, read_lerobot
     from robotics.policy.training import PolicyTraining
     from shared.config import load_config
@@ -142,9 +155,9 @@ def convert(
         )  # fmt: skip
     else:
         policy_config = load_config(config, PolicyTraining).policy
-        tensors = from_diffusion_policy(load(source).tensors)
+        tensors = from_diffusion_policy(load(source).tensors, policy_config)
     policy = policy_from_tensors(policy_config, tensors, source=str(source))
-    network = {name.removeprefix(MODEL): value for name, value in tensors.items() if name.startswith(MODEL)}
+    network = network_state(policy_config, tensors)
     save_policy(output, policy_config, network, policy.observation, policy.action, {"converted_from": source.name})
     typer.echo(str(output))
 
@@ -154,6 +167,8 @@ def calibrate(
     policy: PolicyName,
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write: --warm-start of evaluate.")],
+    topics: Topics = None,
+    mask: Mask = None,
     execute: Annotated[int, typer.Option(min=1, help="Actions executed between two chunks.")] = 1,
     calls: Annotated[int, typer.Option(min=1, help="Network calls of a warm sampling.")] = 4,
     mode: Annotated[str, typer.Option(help="shift, shift+renoise or extrapolate.")] = "shift+renoise",
@@ -168,7 +183,6 @@ def calibrate(
 ) -> None:
     """Measure how noisy a warm start must be, what survives of a wrong guess, and when to start cold."""
     from robotics.policy.calibration import calibrate_warm_start
-    from robotics.policy.episodes import read_episodes
     from robotics.policy.files import load_policy
     from robotics.policy.warmstart import MODES
     from shared.devices import resolve_device
@@ -179,7 +193,7 @@ def calibrate(
     if mode not in MODES[1:]:
         raise InputError("--mode", found=repr(mode), expected=f"one of {', '.join(MODES[1:])}", fix="Correct it.")
     loaded = load_policy(policy, resolve_device(device))
-    episodes = read_episodes(data, [field.name for field in loaded.config.observation])
+    episodes = _read(data, [field.name for field in loaded.config.observation], topics, mask)
     warm = calibrate_warm_start(
         loaded, episodes.arrays, episodes.ends, executed=execute, calls=calls, mode=mode,  # type: ignore[arg-type]
         quantile=quantile, most_contraction=contraction, pairs=pairs, seed=seed,
@@ -238,8 +252,8 @@ def evaluate(
 
     if video is not None:
         require_gif(video)
-    environment, film = find_environment(env), None if video is None else Film()
     loaded = load_policy(policy, resolve_device(device))
+    environment, film = find_environment(env, loaded.config.images), None if video is None else Film()
     warm = warm_start_of(warm_start, levels, renoise, source="--warm-start")
     acting = named_execution(
         execution,
@@ -270,6 +284,13 @@ def evaluate(
         film.write(video, overwrite=True)
     if json is not None:
         write_numbers(json, {**numbers, **asked})
+
+
+def _read(data: Path, names: list[str], topics: Path | None, mask: str | None) -> Episodes:
+    from robotics.policy.episodes import BagTopics, read_episodes
+    from shared.config import load_config
+
+    return read_episodes(data, names, topics=None if topics is None else load_config(topics, BagTopics), mask=mask)
 
 
 def _solver(name: str) -> Solver:

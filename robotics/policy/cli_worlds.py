@@ -80,7 +80,7 @@ def run(
     rolling = RollingPolicy(
         loaded, warm=warm_start_of(warm_start, levels, None, source="--warm-start"), cold_grid=loaded.grid(calls)
     )
-    world, film = find_environment(env).make(), None if video is None else Film()
+    world, film = find_environment(env, loaded.config.images).make(), None if video is None else Film()
     try:
         numbers = run_world(
             rolling, world, world_seed=world_seed, seed=seed, ticks=ticks, execute=execute,

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from shared.process import TableVP, VariancePreserving, squared_cosine_betas
 
@@ -139,6 +150,75 @@ class ObservationField(Settings):
         return self
 
 
+class ImageField(Settings):
+    """A camera. Its pixels are 0 to 255; the network sees them normalised, as [0, 1] unless converted weights differ.
+
+    Attributes:
+        kind: "image".
+        name: of the array in the data and of the sensor in a control loop.
+        shape: channels, height, width. Arrays may also have the channels last, as uint8 images mostly do.
+    """
+
+    kind: Literal["image"]
+    name: str
+    shape: tuple[Literal[1, 3], PositiveInt, PositiveInt]
+
+    @model_validator(mode="after")
+    def _fits(self) -> ImageField:
+        if self.shape[0] == self.shape[2]:
+            raise ValueError(f"{self.name}: an image of width {self.shape[2]} cannot be told from its channels")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Return how many numbers it has."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    @property
+    def columns(self) -> None:
+        """Return None: all of its numbers are seen."""
+        return None
+
+
+def _kind_of_field(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return "numbers" if kind is None else "image"
+
+
+AnyField = Annotated[
+    Annotated[ObservationField, Tag("numbers")] | Annotated[ImageField, Tag("image")], Discriminator(_kind_of_field)
+]
+
+
+class VisionConfig(Settings):
+    """The encoder of images, a ResNet-18 with group normalisation; the defaults are the published ones.
+
+    Attributes:
+        width: channels of the first stage, a multiple of 16; each later stage doubles them. 64 is ResNet-18.
+        crop: height and width cut out of each image, at random in training and in the centre else; None cuts nothing.
+        pool: "spatial_softmax" gives `keypoints` places and mixes them linearly, "average" the mean of each channel.
+        keypoints: K.
+        separate: one encoder a camera; else one for all, whose images must then be of one shape.
+    """
+
+    width: PositiveInt = 64
+    crop: tuple[PositiveInt, PositiveInt] | None = None
+    pool: Literal["spatial_softmax", "average"] = "spatial_softmax"
+    keypoints: PositiveInt = 32
+    separate: bool = True
+
+    @model_validator(mode="after")
+    def _fits(self) -> VisionConfig:
+        if self.width % 16:
+            raise ValueError(f"width {self.width} must be a multiple of 16, the channels of a group")
+        return self
+
+    @property
+    def features(self) -> int:
+        """Return the numbers that an image becomes."""
+        return 2 * self.keypoints if self.pool == "spatial_softmax" else 8 * self.width
+
+
 class DiscreteAction(Settings):
     """An action with two values, such as a gripper (RTI-DP, section III-E).
 
@@ -235,17 +315,18 @@ class PolicyConfig(Settings):
     """A diffusion policy.
 
     Attributes:
-        observation: its parts, in order.
+        observation: its parts, in order: numbers and images.
         action: what is commanded.
         chunk: the times.
         noise: of the training.
         prediction: what the network predicts.
         clip: normalised actions are limited to [-clip, clip] at every step; None does not limit them.
-        normalise: "limits" maps the range of the data to [-1, 1], "gaussian" to mean 0 and deviation 1.
+        normalise: "limits" maps the range of the numbers to [-1, 1], "gaussian" to mean 0 and deviation 1.
         network: its kind and sizes.
+        vision: how images are encoded, where there are any.
     """
 
-    observation: Annotated[tuple[ObservationField, ...], Field(min_length=1)]
+    observation: Annotated[tuple[AnyField, ...], Field(min_length=1)]
     action: ActionConfig
     chunk: ChunkConfig = ChunkConfig()
     noise: NoiseConfig = NoiseConfig()
@@ -253,6 +334,7 @@ class PolicyConfig(Settings):
     clip: PositiveFloat | None = 1.0
     normalise: Literal["limits", "gaussian"] = "limits"
     network: NetworkConfig
+    vision: VisionConfig = VisionConfig()
 
     @model_validator(mode="after")
     def _fits(self) -> PolicyConfig:
@@ -260,9 +342,48 @@ class PolicyConfig(Settings):
             raise ValueError(f"horizon {self.chunk.horizon} must be a multiple of {self.network.multiple}")
         if len({field.name for field in self.observation}) < len(self.observation):
             raise ValueError("observation names must differ")
+        shapes, crop = {field.shape for field in self.images}, self.vision.crop
+        if not self.vision.separate and len(shapes) > 1:
+            raise ValueError(f"one encoder for all images needs images of one shape, not {sorted(shapes)}")
+        if crop is not None and any(crop[0] > height or crop[1] > width for _, height, width in shapes):
+            raise ValueError(f"the crop {crop} must fit into every image")
+        seen = [crop or shape[1:] for shape in shapes]
+        if self.vision.pool == "spatial_softmax" and any(min(size) <= 32 for size in seen):
+            raise ValueError("images of 32 pixels or less become one place: use larger ones, or pool: average")
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if not self.images:
+            del values["vision"]
+        return values
+
+    @property
+    def images(self) -> tuple[ImageField, ...]:
+        """Return the images among the observations."""
+        return tuple(field for field in self.observation if isinstance(field, ImageField))
 
     @property
     def observation_size(self) -> int:
-        """Return D_o, the numbers of one observation."""
+        """Return D_o, the numbers of one observation, pixels among them."""
         return sum(field.size for field in self.observation)
+
+    @property
+    def numbers_size(self) -> int:
+        """Return the numbers of one observation, without pixels."""
+        return self.observation_size - sum(field.size for field in self.images)
+
+    @property
+    def condition_size(self) -> int:
+        """Return what the network is told of one observation: its numbers, and the features of its images."""
+        return sum(self.vision.features if isinstance(field, ImageField) else field.size for field in self.observation)
+
+    @property
+    def observation_repeats(self) -> list[int]:
+        """Return how many of the D_o numbers share each entry of the normaliser: a channel's pixels do."""
+        repeats: list[int] = []
+        for field in self.observation:
+            channels = field.shape[0] if isinstance(field, ImageField) else field.size
+            repeats += [field.size // channels] * channels
+        return repeats

@@ -53,7 +53,7 @@ class StudentTrainer(PolicyTrainer):
     def _loss(self, frames: Tensor, entry: Tensor, noise: Tensor) -> Tensor:
         """Return the loss of the windows `frames` (N, T), the first half from noise, the others from entries (N,)."""
         process, limit = self.policy.process, self.policy.config.clip
-        observed = self._observations[frames[:, : self.policy.config.chunk.observe]]
+        observed = self.observed(frames)
         own, theirs = (
             NetworkDenoiser(
                 one.network, process, one.config.prediction, conditioning=one.network.conditioning(observed)

@@ -7,19 +7,21 @@
 | any other | the gymnasium environment of that id, `module:id` too (`robotics.policy.gym_world`) | no |
 
 A new world is a class with the methods of `World` and a line in `FAMILIES`: the module whose function `environment`
-makes an `Environment` of what follows the slash. Modules are imported only when their family is asked for.
+makes an `Environment` of what follows the slash and of the pictures that the policy looks at. Modules are imported only when their family is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from robotics.policy.config import ImageField
 from robotics.policy.evaluation import Task
+from shared.errors import InputError
 
 FAMILIES = {"pusht": "robotics.policy.pusht", "metaworld": "robotics.policy.metaworld"}
 
@@ -66,13 +68,26 @@ class Environment:
     first_seed: int = 100_000
 
 
-def find_environment(name: str) -> Environment:
+def find_environment(name: str, images: Sequence[ImageField] = ()) -> Environment:
     """Return the environment of a name.
 
+    Args:
+        name: a row of the module's table.
+        images: pictures that a policy looks at; so far only Push-T has them.
+
     Raises:
-        InputError: no such environment; the families are listed.
+        InputError: no such environment; the families are listed. Or pictures that it has not.
         MissingExtra: its package is absent.
     """
     family, _, variant = name.partition("/")
     module = FAMILIES.get(family, "robotics.policy.gym_world")
-    return import_module(module).environment(variant if family in FAMILIES else name)
+    return import_module(module).environment(variant if family in FAMILIES else name, images)
+
+
+def refuse_images(name: str, images: Sequence[ImageField]) -> None:
+    """Raise `InputError` where a world without pictures is asked for some."""
+    if images:
+        raise InputError(
+            name, found=f"a policy that looks at {', '.join(field.name for field in images)}",
+            expected="one of numbers, because this world gives no pictures", fix="Take Push-T, or another policy.",
+        )  # fmt: skip

@@ -1,7 +1,8 @@
 """Policies as files: safetensors that describe themselves.
 
 The header holds the kind, the whole configuration and the facts of the training (JSON). The tensors have the published
-names of Diffusion Policy: `model.*` and `normalizer.params_dict.{obs,action}.*`.
+names of Diffusion Policy: `model.*` and `normalizer.params_dict.{obs,action}.*`, and with images LeRobot's
+`rgb_encoder.*`. The normaliser of the observations has one entry a number and one a channel of an image.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from shared.errors import InputError
 from shared.files import atomic_path
 
 KIND = "fewstep policy 1"
-MODEL, OBSERVATION, ACTION = "model.", "normalizer.params_dict.obs", "normalizer.params_dict.action"
+MODEL, ENCODER = "model.", "rgb_encoder."
+OBSERVATION, ACTION = "normalizer.params_dict.obs", "normalizer.params_dict.action"
 
 
 def save_policy(
@@ -42,7 +44,7 @@ def save_policy(
         path: ending in .safetensors.
         config: of the policy.
         network: state of its network.
-        observation: normaliser of one observation.
+        observation: normaliser of one observation, as `Policy.observation`.
         action: normaliser of one action.
         facts: what it was trained on and how, JSON types.
         half: store the network in float16, half of the size; the normalisers stay float32.
@@ -53,8 +55,8 @@ def save_policy(
         return value.detach().cpu().to(dtype).contiguous().clone()
 
     dtype = torch.float16 if half else torch.float32
-    tensors = {f"{MODEL}{name}": plain(value, dtype) for name, value in network.items()}
-    for normaliser, prefix in ((observation, OBSERVATION), (action, ACTION)):
+    tensors = {f"{_prefix(config)}{name}": plain(value, dtype) for name, value in network.items()}
+    for normaliser, prefix in ((observation.gathered(config.observation_repeats), OBSERVATION), (action, ACTION)):
         tensors |= {name: plain(value, torch.float32) for name, value in normaliser.tensors(prefix).items()}
     header = {"kind": KIND, "config": config.model_dump_json(), "training": json.dumps(dict(facts))}
     with atomic_path(path, overwrite=True) as scratch:
@@ -105,9 +107,10 @@ def policy_from_tensors(
     Raises:
         InputError: a tensor is unknown, missing or of another shape.
     """
-    given = {name.removeprefix(MODEL): value for name, value in tensors.items() if name.startswith(MODEL)}
-    known = {*(f"{MODEL}{name}" for name in given)}
-    observation = Normaliser.from_tensors(tensors, OBSERVATION, config.observation_size, source)
+    given = network_state(config, tensors)
+    known = {*(f"{_prefix(config)}{name}" for name in given)}
+    repeats = config.observation_repeats
+    observation = Normaliser.from_tensors(tensors, OBSERVATION, len(repeats), source)
     action = Normaliser.from_tensors(tensors, ACTION, config.action.size, source)
     known |= {*observation.tensors(OBSERVATION), *action.tensors(ACTION)}
     with torch.device("meta"):
@@ -130,7 +133,19 @@ def policy_from_tensors(
         )
     network.load_state_dict({name: value.float() for name, value in given.items()}, assign=True)
     _refill_constants(network)
-    return Policy(config, network.eval().requires_grad_(False), observation, action, device=device)
+    network.eval().requires_grad_(False)
+    return Policy(config, network, observation.spread(repeats), action, device=device)
+
+
+def network_state(config: PolicyConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of a policy's network from tensors with the names of the module docstring."""
+    prefixes = (MODEL, ENCODER) if config.images else (MODEL,)
+    return {name.removeprefix(_prefix(config)): value for name, value in tensors.items() if name.startswith(prefixes)}
+
+
+def _prefix(config: PolicyConfig) -> str:
+    """Return what a file's names have before those of the network's state; a network with images has it inside."""
+    return "" if config.images else MODEL
 
 
 def _refill_constants(network: torch.nn.Module) -> None:

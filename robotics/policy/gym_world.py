@@ -13,14 +13,15 @@ solved; where it ends otherwise, the world stands still.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from robotics.packages import require
-from robotics.policy.environments import FAMILIES, Environment
+from robotics.policy.config import ImageField
+from robotics.policy.environments import FAMILIES, Environment, refuse_images
 from shared.errors import InputError
 
 STEPS = 1000  # of an environment without a time limit
@@ -120,13 +121,14 @@ class GymWorld:
         return {name: np.asarray(value, dtype=np.float32) for name, value in parts.items()}
 
 
-def environment(identifier: str) -> Environment:
+def environment(identifier: str, images: Sequence[ImageField]) -> Environment:
     """Return the environment of a gymnasium id.
 
     Raises:
-        InputError: gymnasium knows none of that name.
+        InputError: gymnasium knows none of that name, or a policy that looks at pictures.
         MissingExtra: gymnasium is absent.
     """
+    refuse_images(identifier, images)
     require("gymnasium", "for gymnasium environments")
     _spec(identifier)
     return Environment(identifier, partial(GymWorld, identifier))

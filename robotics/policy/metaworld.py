@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ctypes.util import find_library
 from functools import partial
 from typing import Any
@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 from robotics.packages import require
-from robotics.policy.environments import Environment
+from robotics.policy.config import ImageField
+from robotics.policy.environments import Environment, refuse_images
 from shared.errors import InputError
 
 SUFFIX = "-v3"
@@ -44,7 +45,7 @@ class MetaWorld:
         task: name without "-v3", such as "pick-place".
 
     Raises:
-        InputError: no such task.
+        InputError: no such task, or a policy that looks at pictures.
         MissingExtra: metaworld is absent.
     """
 
@@ -119,13 +120,14 @@ class MetaWorld:
         return {"hand": seen[HAND], "object": seen[OBJECT], "goal": seen[GOAL]}
 
 
-def environment(task: str) -> Environment:
+def environment(task: str, images: Sequence[ImageField]) -> Environment:
     """Return the environment of a task.
 
     Raises:
-        InputError: no such task.
+        InputError: no such task, or a policy that looks at pictures.
         MissingExtra: metaworld is absent.
     """
+    refuse_images(f"metaworld/{task}", images)
     require("metaworld", "for the tasks of Meta-World", extra="metaworld")
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
         # MuJoCo reads it when it is imported, and cannot be imported where what it names is absent.

@@ -3,14 +3,14 @@ r"""Units to about [-1, 1] and back: n = scale x + offset, one scale and offset 
     limits     n = 2 (x - min) / (max - min) - 1         a number that never changes is only moved to 0
     gaussian   n = (x - mean) / std                      a number that never changes is only moved to 0
 
-The statistics stay beside the scale, under the names of the published checkpoints.
+A pixel 0 ... 255 becomes [0, 1]. The statistics stay beside the scale, under the names of the published checkpoints.
 
 Reference: `LinearNormalizer` of real-stanford/diffusion_policy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +63,36 @@ class Normaliser:
             offset = -mean * scale
         return Normaliser(scale, offset, {"min": low, "max": high, "mean": mean, "std": std})
 
+    @staticmethod
+    def of_pixels(channels: int) -> Normaliser:
+        """Return the normaliser that maps 0 ... 255 to [0, 1], one entry a channel; its statistics are the limits'."""
+        full = torch.full((channels,), 255.0)
+        statistics = {"min": 0 * full, "max": full, "mean": full / 2, "std": full / 12**0.5}
+        return Normaliser(1 / full, 0 * full, statistics)
+
+    @staticmethod
+    def join(parts: Sequence[Normaliser]) -> Normaliser:
+        """Return the normaliser of the numbers of all parts, one after the other."""
+        return Normaliser(
+            torch.cat([part.scale for part in parts]),
+            torch.cat([part.offset for part in parts]),
+            {name: torch.cat([part.statistics[name] for part in parts]) for name in STATISTICS},
+        )
+
+    def spread(self, repeats: Sequence[int]) -> Normaliser:
+        """Return the normaliser whose entry i counts for `repeats[i]` numbers, such as the pixels of a channel."""
+        counts = torch.tensor(repeats, device=self.scale.device)
+        return self._mapped(lambda value: value.repeat_interleave(counts))
+
+    def gathered(self, repeats: Sequence[int]) -> Normaliser:
+        """Return the normaliser of which this one is the `spread`."""
+        firsts = torch.tensor([0, *repeats[:-1]], device=self.scale.device).cumsum(0)
+        return self._mapped(lambda value: value[firsts])
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Normaliser:
+        statistics = {name: change(value) for name, value in self.statistics.items()}
+        return Normaliser(change(self.scale), change(self.offset), statistics)
+
     def apply(self, x: Tensor) -> Tensor:
         """Return x (..., D) in normalised numbers."""
         return x * self.scale + self.offset
@@ -73,8 +103,7 @@ class Normaliser:
 
     def to(self, device: torch.device | str) -> Normaliser:
         """Return the normaliser on a device."""
-        moved = {name: value.to(device) for name, value in self.statistics.items()}
-        return Normaliser(self.scale.to(device), self.offset.to(device), moved)
+        return self._mapped(lambda value: value.to(device))
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors by their published names behind `prefix`."""

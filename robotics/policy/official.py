@@ -1,13 +1,13 @@
-r"""Checkpoints of others: real-stanford/diffusion_policy and LeRobot, low-dimensional observations.
+r"""Checkpoints of others: real-stanford/diffusion_policy and LeRobot.
 
 Diffusion Policy saves pickles of its own classes, which would run code when read. Export the averaged weights once,
 where that repository is installed:
 
     payload = torch.load("latest.ckpt", pickle_module=dill, map_location="cpu")
-    weights = {k: v.contiguous() for k, v in payload["state_dicts"]["ema_model"].items()}
+    weights = {k: v.clone().contiguous() for k, v in payload["state_dicts"]["ema_model"].items()}
     safetensors.torch.save_file(weights, "ema_model.safetensors")
 
-Its names are ours. LeRobot's differ from them by
+Its names are ours, but for the image encoder, where LeRobot's are. LeRobot's differ from them by
 
 | Diffusion Policy | LeRobot |
 | --- | --- |
@@ -15,6 +15,12 @@ Its names are ours. LeRobot's differ from them by
 | `.blocks.0.`, `.blocks.1.` | `.conv1.`, `.conv2.` |
 | `(down,up)_modules.N.2.conv.` | `(down,up)_modules.N.2.` |
 | `normalizer.params_dict.{obs,action}.input_stats.{min,max}` | `normalize_inputs.buffer_<name>.{min,max}`, ... |
+| `obs_encoder.obs_nets.<camera>.nets.0.nets.` | `diffusion.rgb_encoder[.i].backbone.` |
+| `obs_encoder.obs_nets.<camera>.nets.1.nets.`, `.nets.3.` | `.pool.nets.`, `.out.` |
+| `.nets.1.{pos_x,pos_y,temperature}` | `.pool.pos_grid` |
+
+Diffusion Policy's image policies are those with robomimic's `VisualCore` and group normalisation ("hybrid"); each of
+their observations has a normaliser of its own. The configuration's observations are ordered as its `shape_meta.obs`.
 """
 
 from __future__ import annotations
@@ -30,20 +36,74 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from robotics.policy.config import PolicyConfig
-from robotics.policy.files import ACTION, MODEL, OBSERVATION
+from robotics.policy.config import ImageField, PolicyConfig
+from robotics.policy.files import ACTION, ENCODER, MODEL, OBSERVATION
+from robotics.policy.networks.vision import STAGES, place_grid
 from robotics.policy.normalise import STATISTICS, Normaliser
 from shared.errors import InputError
 
 DUMMY = "_dummy_variable"
-STATE, ENVIRONMENT = "observation.state", "observation.environment_state"
+STATE, ENVIRONMENT, IMAGE = "observation.state", "observation.environment_state", "observation.image"
+PARAMETERS = "normalizer.params_dict"
+PIXEL = 255.0  # theirs are 0 to 1
 SCHEDULES = {"squaredcos_cap_v2": "squared_cosine", "linear": "linear"}
 _BLOCKS = (("blocks.0.", "conv1."), ("blocks.1.", "conv2."))
 
 
-def from_diffusion_policy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of an exported `ema_model`, without its empty placeholders outside the network."""
-    return {name: value for name, value in tensors.items() if not (name.endswith(DUMMY) and not name.startswith(MODEL))}
+def from_diffusion_policy(tensors: Mapping[str, Tensor], config: PolicyConfig) -> dict[str, Tensor]:
+    """Return the tensors of an exported `ema_model` by our names, without its empty placeholders outside the network.
+
+    Args:
+        tensors: as exported.
+        config: of the policy; its observations have the names of the `shape_meta`, in that order.
+
+    Raises:
+        InputError: an observation without a normaliser.
+    """
+    found = {
+        name: value for name, value in tensors.items() if not (name.endswith(DUMMY) and not name.startswith(MODEL))
+    }
+    if not config.images:
+        return found
+    for place, camera in enumerate(config.images):
+        found = _encoder_of_robomimic(found, camera.name, f"{ENCODER}{place}." if config.vision.separate else ENCODER)
+        size = config.vision.crop or camera.shape[1:]
+        grid = place_grid(*(-(-one // 2 ** (STAGES + 1)) for one in size))
+        found[f"{ENCODER}{place}.pool.pos_grid" if config.vision.separate else f"{ENCODER}pool.pos_grid"] = grid
+    parts = []
+    for field in config.observation:
+        prefix = f"{PARAMETERS}.{field.name}"
+        if isinstance(field, ImageField):
+            one = Normaliser.from_tensors(found, prefix, 1, "exported weights")
+            parts.append(_of_unit_pixels(one.spread([field.shape[0]])))
+        else:
+            parts.append(Normaliser.from_tensors(found, prefix, field.size, "exported weights"))
+        found = {name: value for name, value in found.items() if not name.startswith(f"{prefix}.")}
+    return found | Normaliser.join(parts).tensors(OBSERVATION)
+
+
+def _encoder_of_robomimic(tensors: Mapping[str, Tensor], camera: str, ours: str) -> dict[str, Tensor]:
+    """Return the tensors with those of a camera's `VisualCore` renamed; it holds each of them twice."""
+    theirs = f"obs_encoder.obs_nets.{camera}."
+    found = {name: value for name, value in tensors.items() if not name.startswith(theirs)}
+    temperature = tensors.get(f"{theirs}nets.1.temperature", torch.ones(1))
+    for name, value in tensors.items():
+        rest = name.removeprefix(f"{theirs}nets.")
+        if rest == name or rest in ("1.pos_x", "1.pos_y", "1.temperature"):
+            continue
+        if rest.startswith("0.nets."):
+            found[f"{ours}backbone.{rest.removeprefix('0.nets.')}"] = value
+        elif rest.startswith("1.nets."):
+            found[f"{ours}pool.nets.{rest.removeprefix('1.nets.')}"] = value / temperature  # softmax(f / temperature)
+        else:
+            found[f"{ours}out.{rest.removeprefix('3.')}"] = value
+    return found
+
+
+def _of_unit_pixels(normaliser: Normaliser) -> Normaliser:
+    """Return the normaliser of pixels 0 to 255 from that of pixels 0 to 1."""
+    statistics = {name: value * PIXEL for name, value in normaliser.statistics.items()}
+    return Normaliser(normaliser.scale / PIXEL, normaliser.offset, statistics)
 
 
 def lerobot_name(name: str) -> str:
@@ -69,7 +129,7 @@ def read_lerobot(folder: str | os.PathLike[str]) -> tuple[PolicyConfig, dict[str
     `policy_preprocessor*normalizer*.safetensors`.
 
     Raises:
-        InputError: files are absent, the policy looks at images, or an option has no counterpart here.
+        InputError: files are absent, or an option has no counterpart here.
     """
     from shared.weights import load
 
@@ -85,29 +145,44 @@ def read_lerobot(folder: str | os.PathLike[str]) -> tuple[PolicyConfig, dict[str
     stored = load(place / "model.safetensors").tensors
     statistics = _lerobot_statistics(place, stored)
     tensors = {name_from_lerobot(name): value for name, value in stored.items() if name.startswith("diffusion.unet.")}
-    observation = [_lerobot_normaliser(statistics, field.name, values, place) for field in config.observation]
-    tensors |= _joined(observation).tensors(OBSERVATION)
+    theirs = f"diffusion.{ENCODER}"
+    tensors |= {name.removeprefix("diffusion."): value for name, value in stored.items() if name.startswith(theirs)}
+    observation = [
+        _of_unit_pixels(_lerobot_normaliser(statistics, field.name, values, place, channels=field.shape[0]))
+        if isinstance(field, ImageField)
+        else _lerobot_normaliser(statistics, field.name, values, place)
+        for field in config.observation
+    ]
+    tensors |= Normaliser.join(observation).tensors(OBSERVATION)
     tensors |= _lerobot_normaliser(statistics, "action", values, place).tensors(ACTION)
     return config, tensors
 
 
 def _lerobot_config(values: dict[str, Any], place: Path) -> PolicyConfig:
     inputs, outputs = values.get("input_features", {}), values.get("output_features", {})
-    seen = [name for name in (STATE, ENVIRONMENT) if name in inputs]
+    cameras = [name for name in inputs if name.startswith(IMAGE)]
+    seen = [name for name in (STATE, *cameras, ENVIRONMENT) if name in inputs]  # the order of LeRobot's condition
     if values.get("type") != "diffusion" or {*inputs} - {*seen} or not seen or "action" not in outputs:
         raise InputError(
             place,
             found=f"a policy {values.get('type')!r} with inputs {', '.join(sorted(inputs)) or 'none'}",
-            expected=f"a diffusion policy of {STATE} and {ENVIRONMENT}",
-            fix="Policies of images are not read yet.",
+            expected=f"a diffusion policy of {STATE}, {IMAGE}... and {ENVIRONMENT}",
+            fix="This policy has no counterpart here.",
         )
+    vision = _lerobot_vision(values, place) if cameras else {}
     schedule = str(values.get("beta_schedule", "squaredcos_cap_v2"))
     if schedule not in SCHEDULES:
         raise InputError(place, found=f"beta_schedule {schedule}", expected=", ".join(SCHEDULES), fix="Use another.")
     try:
         return PolicyConfig.model_validate(
             {
-                "observation": [{"name": name, "size": inputs[name]["shape"][0]} for name in seen],
+                "observation": [
+                    {"kind": "image", "name": name, "shape": inputs[name]["shape"]}
+                    if name in cameras
+                    else {"name": name, "size": inputs[name]["shape"][0]}
+                    for name in seen
+                ],
+                **vision,
                 "action": {"size": outputs["action"]["shape"][0]},
                 "chunk": {
                     "horizon": values.get("horizon", 16),
@@ -142,6 +217,24 @@ def _lerobot_config(values: dict[str, Any], place: Path) -> PolicyConfig:
         ) from error
 
 
+def _lerobot_vision(values: dict[str, Any], place: Path) -> dict[str, Any]:
+    """Return the entry `vision` of the configuration."""
+    only = {"vision_backbone": "resnet18", "use_group_norm": True, "resize_shape": None}
+    for name, value in only.items():
+        if values.get(name, value) != value:
+            raise InputError(
+                place, found=f"{name} {values[name]!r}", expected=f"{value!r}",
+                fix="Images are encoded by a ResNet-18 with group normalisation, of their own size or cropped.",
+            )  # fmt: skip
+    return {
+        "vision": {
+            "crop": values.get("crop_shape"),
+            "keypoints": values.get("spatial_softmax_num_keypoints", 32),
+            "separate": values.get("use_separate_rgb_encoder_per_camera", False),
+        }
+    }
+
+
 def _lerobot_statistics(place: Path, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return `<feature>.<statistic>` from either generation of files."""
     from shared.weights import load
@@ -157,11 +250,16 @@ def _lerobot_statistics(place: Path, stored: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _lerobot_normaliser(
-    statistics: Mapping[str, Tensor], feature: str, values: dict[str, Any], place: Path
+    statistics: Mapping[str, Tensor], feature: str, values: dict[str, Any], place: Path, *, channels: int | None = None
 ) -> Normaliser:
-    kind = "ACTION" if feature == "action" else "ENV" if feature == ENVIRONMENT else "STATE"
-    modes = {"STATE": "MIN_MAX", "ENV": "MIN_MAX", "ACTION": "MIN_MAX", **values.get("normalization_mapping", {})}
-    mode = modes[kind]
+    """Return the normaliser of a feature; `channels` makes it an image of that many."""
+    kind = "VISUAL" if channels else {"action": "ACTION", ENVIRONMENT: "ENV"}.get(feature, "STATE")
+    default = {"VISUAL": "MEAN_STD", "STATE": "MIN_MAX", "ENV": "MIN_MAX", "ACTION": "MIN_MAX"}
+    mode = {**default, **values.get("normalization_mapping", {})}[kind]
+    if mode == "IDENTITY" and channels:
+        pixels = Normaliser.of_pixels(channels)
+        unit = {name: value / PIXEL for name, value in pixels.statistics.items()}
+        return Normaliser(pixels.scale * PIXEL, pixels.offset, unit)
     needed = {"MIN_MAX": ("min", "max"), "MEAN_STD": ("mean", "std")}.get(mode)
     if needed is None or any(f"{feature}.{name}" not in statistics for name in needed):
         raise InputError(
@@ -179,11 +277,3 @@ def _lerobot_normaliser(
         offset = -first * scale
     kept = {name: statistics.get(f"{feature}.{name}", torch.zeros_like(scale)).float().flatten() for name in STATISTICS}
     return Normaliser(scale, offset, kept)
-
-
-def _joined(parts: list[Normaliser]) -> Normaliser:
-    return Normaliser(
-        torch.cat([part.scale for part in parts]),
-        torch.cat([part.offset for part in parts]),
-        {name: torch.cat([part.statistics[name] for part in parts]) for name in STATISTICS},
-    )

@@ -118,7 +118,7 @@ class PartialDenoising:
                         break
             found[group] = state.x if state.index == plan.calls else state.x0
         self._states[at] = states
-        self._memory.remember(places, found, self.policy.observation.apply(observations[:, -1].to(device).float()))
+        self._memory.remember(places, found, self.policy.numbers(observations[:, -1]))
         no = torch.zeros(count, dtype=torch.bool)
         return Tick(self.policy.chunk(found), calls, (begin > 0).cpu(), no, complete)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robotics.policy.config import PolicyConfig
+from robotics.policy.config import ImageField, PolicyConfig
 from robotics.policy.networks import PolicyNetwork
 from robotics.policy.normalise import Normaliser
 from shared.denoiser import Denoiser, NetworkDenoiser, clipped
@@ -56,7 +56,7 @@ class Policy:
     Args:
         config: what it is.
         network: in evaluation mode, with its weights.
-        observation: normaliser of one observation (D_o).
+        observation: normaliser of one observation (D_o), its pixels included.
         action: normaliser of one action (A).
         device: where to compute.
     """
@@ -92,6 +92,17 @@ class Policy:
             InputError: an array is absent or of another size.
         """
         return join_observations(self.config, arrays, leading=2)
+
+    def numbers(self, observations: Tensor) -> Tensor:
+        """Return the normalised numbers of observations (..., D_o) in units, without their pixels."""
+        found = self.observation.apply(observations.to(self.device, torch.float32))
+        parts = found.split([field.size for field in self.config.observation], dim=-1)
+        kept = [
+            part
+            for field, part in zip(self.config.observation, parts, strict=True)
+            if not isinstance(field, ImageField)
+        ]
+        return torch.cat(kept, dim=-1) if kept else found[..., :0]
 
     def denoiser(self, observations: Tensor) -> Denoiser:
         """Return the estimate of normalised chunks given the observations (N, T_o, D_o) in units.
@@ -209,7 +220,7 @@ def _sign(x: Tensor) -> Tensor:
 
 
 def join_observations(config: PolicyConfig, arrays: Mapping[str, np.ndarray | Tensor], *, leading: int) -> Tensor:
-    """Return the named arrays as observations (..., D_o), in the order of the configuration.
+    """Return the named arrays as observations (..., D_o), in the order of the configuration; pixels stay 0 to 255.
 
     Args:
         config: names, sizes and columns.
@@ -226,6 +237,9 @@ def join_observations(config: PolicyConfig, arrays: Mapping[str, np.ndarray | Te
                 f"observation {field.name}", found="none of that name", expected=f"one of {', '.join(sorted(arrays))}",
                 fix="Correct the name in the configuration, or give the array.",
             )  # fmt: skip
+        if isinstance(field, ImageField):
+            parts.append(pixels_of(field, arrays[field.name], leading=leading).float())
+            continue
         value = torch.as_tensor(arrays[field.name]).float().flatten(leading)
         if value.ndim == leading:
             value = value[..., None]
@@ -238,3 +252,28 @@ def join_observations(config: PolicyConfig, arrays: Mapping[str, np.ndarray | Te
             )  # fmt: skip
         parts.append(value if field.columns is None else value[..., list(field.columns)])
     return torch.cat(parts, dim=-1)
+
+
+def pixels_of(field: ImageField, values: np.ndarray | Tensor, *, leading: int) -> Tensor:
+    """Return images as rows (..., C H W), channel by channel, of their own dtype.
+
+    Args:
+        field: of the images.
+        values: (..., C, H, W), (..., H, W, C), gray ones also (..., H, W), or such rows.
+        leading: axes that are kept.
+
+    Raises:
+        InputError: images of another shape.
+    """
+    images = torch.as_tensor(values)
+    channels, height, width = field.shape
+    found = tuple(images.shape[leading:])
+    if found == (height, width, channels):
+        images = images.movedim(-1, -3)
+    elif found not in (field.shape, (field.size,)) and (channels, *found) != (1, height, width):
+        raise InputError(
+            f"observation {field.name}", found=f"images of shape {found}",
+            expected=f"{field.shape}, or {(height, width, channels)} with the channels last",
+            fix="Resize them, or correct shape in the configuration.",
+        )  # fmt: skip
+    return images.flatten(leading)

@@ -4,6 +4,8 @@ Initial states are those of Diffusion Policy's seeds (`numpy.random.RandomState(
 evaluation and its recordings use), so seed 100000 is the same world here and there. The world is 512 x 512 pixels, the
 action is where the pusher should go (pixels), ten actions a second, and the reward is min(1, coverage / 0.95).
 
+A policy that looks at an image, of any name, gets gym-pusht's picture of the world in the size that it asks for.
+
 References:
     Chi et al., Diffusion Policy, RSS 2023; Florence et al., Implicit Behavioral Cloning, 2021.
     gym-pusht 0.1.8 (Apache-2.0), whose state assignment and physics are those of the original.
@@ -12,12 +14,14 @@ References:
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from robotics.packages import require
+from robotics.policy.config import ImageField
 from robotics.policy.environments import Environment
 from shared.errors import InputError
 
@@ -33,8 +37,12 @@ KEYPOINTS = np.array(
 class PushT:
     """One world of Push-T; see `robotics.policy.environments.World`.
 
+    Args:
+        images: pictures that belong to an observation, of three channels.
+
     Raises:
         MissingExtra: gym-pusht is absent.
+        InputError: an image that is not in colours.
     """
 
     rate_hz = 10.0
@@ -44,7 +52,14 @@ class PushT:
     rest: tuple[float | None, ...] = (None, None)
     over = False
 
-    def __init__(self) -> None:
+    def __init__(self, images: Sequence[ImageField] = ()) -> None:
+        for field in images:
+            if field.shape[0] != 3:
+                raise InputError(
+                    f"observation {field.name}", found=f"{field.shape[0]} channels", expected="3: Push-T is in colours",
+                    fix="Correct shape in the configuration.",
+                )  # fmt: skip
+        self._images = tuple(images)
         require("gym_pusht", "for the Push-T task")
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         from gym_pusht.envs.pusht import PushTEnv
@@ -54,12 +69,31 @@ class PushT:
     def reset(self, seed: int) -> dict[str, np.ndarray]:
         """Return the first observation of the world of a seed (0 to 2^32 - 1)."""
         state, _ = self._env.reset(seed=seed, options={"reset_to_state": initial_state(seed)})
-        return observation(state)
+        return self._seen(state)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool]:
         """Return the observation after 0.1 s of an action (2,), the reward in [0, 1], and whether it is solved."""
         state, reward, solved, _, _ = self._env.step(np.clip(action, 0, 512))
-        return observation(state), float(reward), bool(solved)
+        return self._seen(state), float(reward), bool(solved)
+
+    def _seen(self, state: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            **observation(state), **{field.name: self.picture(*field.shape[1:]) for field in self._images},
+        }  # fmt: skip
+
+    def picture(self, height: int = 680, width: int = 680) -> np.ndarray:
+        """Return the world from above, (height, width, 3) uint8; the command is not drawn."""
+        frame: np.ndarray = self._env._get_img(self._env._draw(), width, height)
+        return frame
+
+    def place(self, state: np.ndarray) -> None:
+        """Put pusher and T where a recorded state (5,) has them, at rest; `reset` of gym-pusht puts the T elsewhere."""
+        env = self._env
+        env.agent.position, env.agent.velocity = tuple(map(float, state[:2])), (0, 0)
+        env.block.angle = float(state[4])  # before the position, because it turns about the body's origin
+        env.block.position, env.block.velocity, env.block.angular_velocity = tuple(map(float, state[2:4])), (0, 0), 0
+        for body in (env.agent, env.block):
+            env.space.reindex_shapes_for_body(body)  # or it is drawn where it was
 
     def hold(self, seen: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the action that stays: go to where the pusher is."""
@@ -82,24 +116,20 @@ class PushT:
             env.block.velocity = tuple(push / (substeps * env.dt))  # damping stops the T after every substep
             env.space.step(env.dt)
 
-    def picture(self) -> np.ndarray:
-        """Return the world from above."""
-        return np.asarray(self._env.render(), dtype=np.uint8)
-
     def close(self) -> None:
         """Release the world."""
         self._env.close()
 
 
-def environment(variant: str) -> Environment:
-    """Return the environment `pusht`.
+def environment(variant: str, images: Sequence[ImageField]) -> Environment:
+    """Return the environment `pusht`, whose observations have these pictures.
 
     Raises:
         InputError: a variant, of which there are none.
     """
     if variant:
         raise InputError(f"pusht/{variant}", found=repr(variant), expected="nothing after pusht", fix="Leave it out.")
-    return Environment("pusht", PushT, PushT.first_seed)
+    return Environment("pusht", partial(PushT, images), PushT.first_seed)
 
 
 def initial_state(seed: int) -> np.ndarray:

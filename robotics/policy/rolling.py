@@ -100,7 +100,7 @@ class RollingPolicy:
             InputError: observations of another shape or not finite, or as many as there are not environments.
         """
         places, moves = places_of(len(observations), self.environments, rows, executed)
-        newest = self.policy.observation.apply(observations[:, -1].to(self.policy.device, torch.float32))
+        newest = self.policy.numbers(observations[:, -1])
         warm = self._memory.known[places] & ~self._jumped(newest, places, moves)
         if self.warm.mode == "cold":
             warm = torch.zeros_like(warm)
@@ -143,9 +143,10 @@ class RollingPolicy:
 
     def _jumped(self, newest: Tensor, places: Tensor, moves: Tensor) -> Tensor:
         gate = self.warm.observation_gate
+        if gate is None or not newest.shape[1]:
+            return torch.zeros(len(newest), dtype=torch.bool, device=newest.device)
         change = (newest - self._memory.observation[places.to(newest.device)]).abs().amax(1)
-        ticks = moves.clamp(min=1).to(change.device)
-        return change > (float("inf") if gate is None else gate) * ticks
+        return change > gate * moves.clamp(min=1).to(change.device)
 
 
 @dataclass(frozen=True)

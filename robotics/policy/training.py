@@ -2,7 +2,8 @@ r"""Training of a policy on recorded demonstrations.
 
     loss = E_{A, O, k, eps} |network(alpha_k A + sigma_k eps, k, O) - target|^2 / (T A),    k uniform over the table
 
-A is a window of normalised actions and O are its first T_o normalised observations; target is eps, A or v.
+A is a window of normalised actions and O are its first T_o normalised observations; target is eps, A or v. Images stay
+uint8 until a batch is made of them.
 
 Step n draws everything random from the seed and n, and a checkpoint holds network, average and moments. So a run that
 was killed ends with the same bits as one that was not, on the same CPU with the same threads. A GPU is not kept
@@ -31,7 +32,8 @@ from robotics.policy.episodes import Episodes
 from robotics.policy.files import save_policy
 from robotics.policy.networks import PolicyNetwork, build_network
 from robotics.policy.normalise import Normaliser
-from robotics.policy.policy import Policy, join_observations
+from robotics.policy.policy import Policy
+from robotics.policy.recorded import RecordedObservations
 from robotics.policy.windows import split_episodes, window_frames
 from shared.checkpoint import load_checkpoint, save_checkpoint
 from shared.errors import InputError
@@ -111,15 +113,22 @@ class PolicyTrainer:
     ) -> None:
         self.settings, self.folder, self.device = settings, Path(folder), torch.device(device)
         config = settings.policy
-        observations = join_observations(config, episodes.arrays, leading=1)
+        observations = RecordedObservations(config, episodes)
         actions = torch.as_tensor(episodes.arrays[config.action.name]).float().flatten(1)
         if actions.shape[1] != config.action.size:
             raise InputError(
                 episodes.path, found=f"{actions.shape[1]} numbers an action", expected=f"{config.action.size}",
                 fix="Correct action.size in the configuration.",
             )  # fmt: skip
+        rate = float(episodes.facts.get("rate_hz", config.action.rate_hz))
+        if abs(rate - config.action.rate_hz) > 1e-6 * rate:
+            raise InputError(
+                episodes.path, found=f"{rate:g} frames a second",
+                expected=f"{config.action.rate_hz:g}, the rate of the policy's actions",
+                fix="Correct action.rate_hz in the configuration, or the rate of the bags' mapping.",
+            )  # fmt: skip
         if start is None:
-            fitted = Normaliser.fit(observations, config.normalise), Normaliser.fit(actions, config.normalise)
+            fitted = observations.fit(), Normaliser.fit(actions, config.normalise)
         else:
             fitted = start.observation, start.action
         self.normalisers = fitted
@@ -129,7 +138,7 @@ class PolicyTrainer:
         if start is not None:
             self.network.load_state_dict(start.network.state_dict())
         self.policy = Policy(config, self.network, *self.normalisers, device=self.device)
-        self._observations = self.policy.observation.apply(observations.to(self.device))
+        self._observations = observations.to(self.device)
         self._actions = self.policy.encode(actions.to(self.device))
         split = split_episodes(
             episodes.count, validation=settings.validation, most=settings.most_episodes, seed=settings.seed
@@ -137,6 +146,7 @@ class PolicyTrainer:
         train, held = (self._windows(episodes.ends, chosen) if chosen else None for chosen in split)
         assert train is not None
         self._train, self._held = train, held
+        self.data_facts = dict(episodes.facts)
         self.episodes_used = tuple(map(len, split))
         self.average = AveragedWeights(self.network, settings.average, power=settings.average_power)
         on_gpu = self.device.type == "cuda"
@@ -154,8 +164,9 @@ class PolicyTrainer:
             for table in (self.policy.process.alpha, self.policy.process.sigma)
         )
         self._generator = torch.Generator(self.device)
-        self._dropout = isinstance(config.network, TransformerConfig)  # random numbers inside: not to be replayed
-        self._replayed = self._update if self._dropout else Replayed(self._update)
+        # Dropout and random crops draw inside the network: not to be replayed.
+        self._draws = isinstance(config.network, TransformerConfig) or bool(config.images)
+        self._replayed = self._update if self._draws else Replayed(self._update)
         self._fingerprint = _fingerprint(settings, observations, actions, episodes.ends)
         self.facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "scores": {}, "fingerprint": self._fingerprint}
         if (self.folder / CHECKPOINT).is_file():
@@ -177,6 +188,10 @@ class PolicyTrainer:
         settings = self.settings
         return settings.learning_rate * rate_share(self.step, settings.steps, settings.warmup)
 
+    def observed(self, frames: Tensor) -> Tensor:
+        """Return the normalised observations (N, T_o, D_o) of the windows `frames` (N, T)."""
+        return self.policy.observation.apply(self._observations[frames[:, : self.policy.config.chunk.observe]])
+
     def loss(self, frames: Tensor, generator: torch.Generator) -> Tensor:
         """Return the loss of the windows `frames` (N, T), with noise and levels from the generator."""
         return self._loss(frames, *self._draw(len(frames), generator))
@@ -190,7 +205,7 @@ class PolicyTrainer:
 
     def _loss(self, frames: Tensor, entry: Tensor, noise: Tensor) -> Tensor:
         config, actions = self.policy.config, self._actions[frames]
-        observed = self._observations[frames[:, : config.chunk.observe]]
+        observed = self.observed(frames)
         alpha, sigma = self._alpha[entry], self._sigma[entry]
         x = alpha * actions + sigma * noise
         targets = {"epsilon": noise, "sample": actions, "v": alpha * noise - sigma * actions}
@@ -220,7 +235,7 @@ class PolicyTrainer:
         drawn = torch.randint(len(self._train), (settings.batch,), generator=generator, device=self.device)
         inputs = drawn, *self._draw(settings.batch, generator)
         self.network.train()
-        if self._dropout:
+        if self._draws:
             with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
                 torch.manual_seed(seed)
                 loss = self._replayed(*inputs)
@@ -300,6 +315,7 @@ class PolicyTrainer:
             "episodes": self.episodes_used[0],
             "held_out_episodes": self.episodes_used[1],
             "windows": len(self._train),
+            "data": self.data_facts,
             "parameters": sum(value.numel() for value in self.network.parameters()),
             "scores": self.facts["scores"],
         }
@@ -315,9 +331,11 @@ class PolicyTrainer:
             file.write(json.dumps(row) + "\n")
 
 
-def _fingerprint(settings: PolicyTraining, observations: Tensor, actions: Tensor, ends: np.ndarray) -> str:
+def _fingerprint(
+    settings: PolicyTraining, observations: RecordedObservations, actions: Tensor, ends: np.ndarray
+) -> str:
     """Return a hash of everything that decides the weights: a checkpoint goes on only under the same one."""
     digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
-    for values in (observations.numpy(), actions.numpy(), ends):
+    for values in (*(part.numpy() for part in observations.parts), actions.numpy(), ends):
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()

@@ -46,8 +46,8 @@ class WarmStart(Settings):
         renoise: r, the share of the noise of the first level; "shift" has none.
         guess_gate: start again, cold, where the first estimate differs from the guess by more (root mean square of
             normalised numbers); None never does.
-        observation_gate: start cold where a normalised observation moved by more in one tick (largest number); None
-            never does.
+        observation_gate: start cold where a normalised observation moved by more in one tick (largest number, pixels
+            do not count); None never does.
         measured: what a calibration measured, for the record.
     """
 

@@ -1,10 +1,6 @@
-"""Sensor messages to numbers, and commands to messages. All are standard messages, so a laptop with wheels has them.
+"""Commands to messages, and the classes of messages; `robotics.policy.messages` has the numbers of observations.
 
-| observation | numbers | stamp |
-| --- | --- | --- |
-| sensor_msgs/msg/JointState | positions of the named joints | header |
-| geometry_msgs/msg/PoseStamped | x, y, z, qx, qy, qz, qw | header |
-| std_msgs/msg/Float64MultiArray, Float32MultiArray | data | of arrival |
+All are standard messages, so a laptop with wheels has them.
 
 | output | message |
 | --- | --- |
@@ -19,7 +15,7 @@ through the commands, (v_i + v_{i+1}) / 2; the last is 0, since the controller r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -36,45 +32,12 @@ def message_class(name: str) -> Any:
     return getattr(import_module(f"{package}.msg"), kind)
 
 
-def _joints(message: Any, joints: Sequence[str]) -> np.ndarray:
-    if not joints:
-        return np.asarray(message.position)
-    places = {name: place for place, name in enumerate(message.name)}
-    # An absent joint leaves a shorter array, which the loop reports as a sample of a wrong size.
-    found = [places[name] for name in joints if name in places]
-    return np.asarray(message.position)[found]
-
-
-def _pose(message: Any, joints: Sequence[str]) -> np.ndarray:
-    at, turned = message.pose.position, message.pose.orientation
-    return np.array([at.x, at.y, at.z, turned.x, turned.y, turned.z, turned.w])
-
-
-def _data(message: Any, joints: Sequence[str]) -> np.ndarray:
-    return np.asarray(message.data)
-
-
-OBSERVATIONS: dict[str, Callable[[Any, Sequence[str]], np.ndarray]] = {
-    "sensor_msgs/msg/JointState": _joints,
-    "geometry_msgs/msg/PoseStamped": _pose,
-    "std_msgs/msg/Float64MultiArray": _data,
-    "std_msgs/msg/Float32MultiArray": _data,
-}
-
 OUTPUTS = {
     "joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
     "twist": "geometry_msgs/msg/Twist",
     "twist_stamped": "geometry_msgs/msg/TwistStamped",
     "float64_multi_array": "std_msgs/msg/Float64MultiArray",
 }
-
-
-def stamp_of(message: Any) -> float | None:
-    """Return the seconds of a message's stamp; None where it has none."""
-    header = getattr(message, "header", None)
-    if header is None or not (header.stamp.sec or header.stamp.nanosec):
-        return None
-    return float(header.stamp.sec + 1e-9 * header.stamp.nanosec)
 
 
 def joint_trajectory(command: Command, names: Sequence[str], period: float) -> Any:

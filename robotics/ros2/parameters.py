@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from robotics.policy.config import PolicyConfig
+from robotics.policy.messages import IMAGE, NUMBERS
 from robotics.policy.runtime.settings import RuntimeSettings
-from robotics.ros2.messages import AXES, OBSERVATIONS, OUTPUTS
+from robotics.ros2.messages import AXES, OUTPUTS
 from shared.errors import InputError
 
 INTEGERS, DOUBLES, STRINGS = [0], [0.0], [""]  # what an array parameter of each type is declared with: ROS keeps types
@@ -53,7 +54,7 @@ SPECS: dict[str, Spec] = {
     "preview": Spec(0, "points of a JointTrajectory after that of now; 3 or more for a controller", 0, 100),
     "observations": Spec(STRINGS, "names of the policy's observations"),
     "observation_topics": Spec(STRINGS, "their topics"),
-    "observation_types": Spec(STRINGS, f"their types: {', '.join(OBSERVATIONS)}"),
+    "observation_types": Spec(STRINGS, f"their types: {', '.join(NUMBERS)}"),
     "observation_max_age_ms": Spec(DOUBLES, "oldest sample that is believed, of each"),
     "observation_frozen_ms": Spec(DOUBLES, "the same numbers for longer are a frozen sensor; 0 switches this off"),
     "observation_joints": Spec(STRINGS, "joints taken from a JointState, in this order; empty takes all"),
@@ -148,8 +149,9 @@ def read(values: dict[str, Any], policy: PolicyConfig) -> NodeSettings:
     for name in ("observation_topics", "observation_types", "observation_max_age_ms"):
         _need(values, name, len(names), f"one for each of the observations {', '.join(names) or '(none)'}")
     frozen = _optional(values, "observation_frozen_ms", len(names), 0.0)
-    for kind in values["observation_types"]:
-        _one_of("observation_types", kind, OBSERVATIONS)
+    images = {field.name for field in policy.images}
+    for name, kind in zip(names, values["observation_types"], strict=True):
+        _one_of("observation_types", kind, [IMAGE] if name in images else [one for one in NUMBERS if one != IMAGE])
     for name in ("action_low", "action_high", "action_velocity"):
         _need(values, name, size, "one for each number of the policy's action")
     acceleration = _optional(values, "action_acceleration", size, math.nan)

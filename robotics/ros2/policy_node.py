@@ -39,6 +39,7 @@ from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool, Trigger
 
+from robotics.policy.messages import NUMBERS, stamp_of
 from robotics.policy.runtime.inference import Inference, ThreadWorker
 from robotics.policy.runtime.ladder import Rung
 from robotics.policy.runtime.loop import Command, ControlLoop
@@ -166,7 +167,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().info(text)
         self._await_publishers(values["topic_timeout_s"])
         for observation in settings.observations:
-            store = partial(self._on_sample, observation.name, messages.OBSERVATIONS[observation.type])
+            store = partial(self._on_sample, observation.name, NUMBERS[observation.type])
             kind = messages.message_class(observation.type)
             subscription = self.create_subscription(
                 kind, observation.topic, store, qos_profile_sensor_data, callback_group=self._sample_group
@@ -296,7 +297,7 @@ class PolicyNode(LifecycleNode):
         settings, loop = self._settings, self._loop
         if settings is None or loop is None:
             return
-        values, stamp = convert(message, settings.joints), messages.stamp_of(message)
+        values, stamp = convert(message, settings.joints), stamp_of(message)
         # The stamp is by the clock of ROS, the loop's may be another: what they share is the age.
         loop.observe(name, values, None if stamp is None else loop.clock.now() - (self._seconds() - stamp))
 

@@ -6,17 +6,24 @@ from robotics.policy.config import PolicyConfig, TransformerConfig, UnetConfig
 from robotics.policy.networks.mlp import ConditionalMLP
 from robotics.policy.networks.transformer import TransformerForDiffusion
 from robotics.policy.networks.unet import ConditionalUnet1D
+from robotics.policy.networks.vision import VisualNetwork
 
-PolicyNetwork = ConditionalUnet1D | TransformerForDiffusion | ConditionalMLP
+NumbersNetwork = ConditionalUnet1D | TransformerForDiffusion | ConditionalMLP
+PolicyNetwork = NumbersNetwork | VisualNetwork
 
 
 def build_network(config: PolicyConfig) -> PolicyNetwork:
     """Return the untrained network of a policy, with torch's global random numbers."""
+    network = _of_numbers(config)
+    return VisualNetwork(network, config) if config.images else network
+
+
+def _of_numbers(config: PolicyConfig) -> NumbersNetwork:
     network, actions, chunk = config.network, config.action.size, config.chunk
     if isinstance(network, UnetConfig):
         return ConditionalUnet1D(
             actions,
-            global_cond_dim=chunk.observe * config.observation_size,
+            global_cond_dim=chunk.observe * config.condition_size,
             diffusion_step_embed_dim=network.step_embedding,
             down_dims=network.widths,
             kernel_size=network.kernel,
@@ -29,7 +36,7 @@ def build_network(config: PolicyConfig) -> PolicyNetwork:
             actions,
             chunk.horizon,
             n_obs_steps=chunk.observe,
-            cond_dim=config.observation_size,
+            cond_dim=config.condition_size,
             n_layer=network.layers,
             n_head=network.heads,
             n_emb=network.width,
@@ -40,7 +47,7 @@ def build_network(config: PolicyConfig) -> PolicyNetwork:
         )
     return ConditionalMLP(
         chunk.horizon * actions,
-        chunk.observe * config.observation_size,
+        chunk.observe * config.condition_size,
         width=network.width,
         depth=network.depth,
         embedding=network.embedding,

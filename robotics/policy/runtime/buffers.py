@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from robotics.policy.config import ObservationField, PolicyConfig
+from robotics.policy.config import ImageField, ObservationField, PolicyConfig
 from robotics.policy.runtime.faults import Cause, Fault
 from robotics.policy.runtime.settings import RuntimeSettings, SensorLimit
 
@@ -34,15 +34,16 @@ class SensorBuffer:
     """Samples of one sensor.
 
     Args:
-        field: name and numbers that the policy takes.
+        field: name and numbers that the policy takes, or its camera.
         limit: when it is not believed.
         keep_s: how far back observations look.
     """
 
-    def __init__(self, field: ObservationField, limit: SensorLimit, keep_s: float) -> None:
+    def __init__(self, field: ObservationField | ImageField, limit: SensorLimit, keep_s: float) -> None:
         self.name, self.limit, self._keep = field.name, limit, keep_s
         self._size, self._most = field.size, max(field.columns or (0,))
         self._whole = field.columns is None
+        self._image = field if isinstance(field, ImageField) else None
         self._lock = threading.Lock()
         self._samples: deque[_Sample] = deque()
         self._same_since = 0.0
@@ -52,12 +53,15 @@ class SensorBuffer:
         """Store a sample.
 
         Args:
-            values: numbers of any shape.
+            values: numbers of any shape; an image as (C, H, W) or (H, W, C), or (H, W) if it is gray.
             now: the loop's clock.
             stamp: when it was measured, by the loop's clock; None is now. One in the future, or not after the last, is
                 a fault of the sensor's clock, and the time of arrival is taken.
         """
-        array = np.asarray(values, dtype=np.float32).reshape(-1)
+        array = np.asarray(values)
+        if self._image is not None and array.shape == (*self._image.shape[1:], self._image.shape[0]):
+            array = np.moveaxis(array, -1, 0)
+        array = array.astype(np.float32).reshape(-1)
         with self._lock:
             if len(array) != self._size if self._whole else len(array) <= self._most:
                 self._fault(Cause.MALFORMED, f"{len(array)} numbers")

@@ -84,8 +84,8 @@ def test_bad_lerobot_data_say_what_is_wrong(tmp_path):
         read_episodes(place, ["state"])
     with pytest.raises(InputError, match="image of type video"):
         read_episodes(place, ["image"])
-    with pytest.raises(InputError, match=r"version v2\.1"):
-        read_episodes(write_lerobot(tmp_path / "old", version="v2.1"), ["state"])
+    with pytest.raises(InputError, match=r"version v1\.6"):
+        read_episodes(write_lerobot(tmp_path / "old", version="v1.6"), ["state"])
 
 
 def copied_windows(ends, length, before, after):

@@ -83,9 +83,9 @@ def test_lerobot_folder_becomes_the_same_network_and_normalisation(tmp_path, old
 def test_lerobot_policies_without_counterpart_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"config\.json"):
         read_lerobot(tmp_path)
-    images = {**CONFIG, "input_features": {"observation.image": {"shape": [3, 96, 96]}}}
-    lerobot_folder(tmp_path, images, old=True)
-    with pytest.raises(InputError, match="Policies of images"):
+    language = {**CONFIG, "input_features": {"observation.language": {"shape": [3]}}}
+    lerobot_folder(tmp_path, language, old=True)
+    with pytest.raises(InputError, match="no counterpart"):
         read_lerobot(tmp_path)
 
 
@@ -94,7 +94,7 @@ def test_exported_diffusion_policy_weights_load_strictly():
     tensors = {f"{MODEL}{name}": value for name, value in policy.network.state_dict().items()}
     tensors |= policy.observation.tensors(OBSERVATION) | policy.action.tensors(ACTION)
     published = {**tensors, "_dummy_variable": torch.empty(0), "mask_generator._dummy_variable": torch.empty(0)}
-    loaded = policy_from_tensors(policy.config, from_diffusion_policy(published), source="export")
+    loaded = policy_from_tensors(policy.config, from_diffusion_policy(published, policy.config), source="export")
     observations = torch.randn(1, 2, 20)
     a, b = (
         one.act(observations, generator=torch.Generator().manual_seed(0), grid=policy.grid(3)).actions

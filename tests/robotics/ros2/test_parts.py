@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import yaml
 
+from robotics.policy.episodes import BagTopics, read_episodes
+from robotics.policy.messages import NUMBERS, stamp_of
 from robotics.policy.runtime.ladder import Rung
 from robotics.policy.runtime.loop import Command
 from robotics.ros2.__main__ import main
@@ -57,6 +59,10 @@ def test_parameters_become_settings():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"observation_types": ["sensor_msgs/msg/Image"]},
+            "parameter observation_types: found 'sensor_msgs/msg/Image'",
+        ),
         ({"output": "servo"}, "parameter output: found 'servo'; expected one of joint_trajectory"),
         ({"twist_axes": ["linear.x"]}, "parameter twist_axes: found 1 values; expected 2"),
         ({"output": "twist_stamped", "twist_axes": []}, "parameter twist_axes: found 0 values; expected 2"),
@@ -138,10 +144,10 @@ def test_node_publishes_the_message_that_it_is_asked_for(output):
 
 @needs_ros
 def test_observations_become_numbers():
-    from robotics.ros2.messages import OBSERVATIONS, message_class, stamp_of
+    from robotics.ros2.messages import message_class
 
     joints = message_class("sensor_msgs/msg/JointState")(name=["b", "a"], position=[2.0, 1.0])
-    take = OBSERVATIONS["sensor_msgs/msg/JointState"]
+    take = NUMBERS["sensor_msgs/msg/JointState"]
     assert take(joints, ["a", "b"]).tolist() == [1, 2]
     assert take(joints, ["a", "c"]).tolist() == [1]  # the loop says that the size is wrong
     assert take(joints, []).tolist() == [2, 1]
@@ -150,7 +156,11 @@ def test_observations_become_numbers():
     assert stamp_of(joints) == 3.5
     pose = message_class("geometry_msgs/msg/PoseStamped")()
     pose.pose.position.y, pose.pose.orientation.w = 2.0, 1.0
-    assert OBSERVATIONS["geometry_msgs/msg/PoseStamped"](pose, []).tolist() == [0, 2, 0, 0, 0, 0, 1]
+    assert NUMBERS["geometry_msgs/msg/PoseStamped"](pose, []).tolist() == [0, 2, 0, 0, 0, 0, 1]
+    image = message_class("sensor_msgs/msg/Image")(height=2, width=1, encoding="bgr8", step=4, data=bytes(range(8)))
+    assert NUMBERS["sensor_msgs/msg/Image"](image, []).tolist() == [[[2, 1, 0]], [[6, 5, 4]]]
+    image.encoding = "bayer_rggb8"
+    assert NUMBERS["sensor_msgs/msg/Image"](image, []).size == 0  # the loop says that the size is wrong
 
 
 @needs_ros
@@ -290,7 +300,8 @@ def test_recorder_writes_what_was_published(ros, tmp_path):
     finally:
         rclpy.try_shutdown()
     with AnyReader([tmp_path / "bag"]) as bag:
-        read_back = [bag.deserialize(raw, connection.msgtype) for connection, _, raw in bag.messages()]
+        recorded = [(time, bag.deserialize(raw, connection.msgtype)) for connection, time, raw in bag.messages()]
+    read_back = [message for _, message in recorded]
     assert written >= 5
     assert len(read_back) == written
     positions = [message.position[0] for message in read_back]
@@ -298,4 +309,10 @@ def test_recorder_writes_what_was_published(ros, tmp_path):
     assert positions[-1] <= sent
     assert list(read_back[0].name) == ["a"]
     assert any(path.suffix == ".mcap" for path in (tmp_path / "bag").iterdir())
+    mapping = {"rate_hz": 100, "topics": {"state": {"topic": "/joint_states", "joints": ["a"], "max_age_s": 20}}}
+    trained_on = read_episodes(tmp_path / "bag", ["state"], topics=BagTopics.model_validate(mapping)).arrays["state"]
+    ticks = range(recorded[0][0], recorded[-1][0] + 1, 10_000_000)  # what was recorded is what a training reads
+    at = dict(recorded)
+    newest = [max(time for time, _ in recorded if time <= tick) for tick in ticks]
+    assert trained_on[:, 0].tolist() == [at[time].position[0] for time in newest]
     assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
