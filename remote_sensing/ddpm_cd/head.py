@@ -129,9 +129,9 @@ class ChangeHead(nn.Module):
             if place + 1 < len(widths):
                 layers.append(Fusion(width, widths[place + 1]))
         self.decoder = nn.ModuleList(layers)
-        self.order = nn.ModuleList(Ordered(width) for width in widths[: len(self.used)]) if head.ordered else None
         self.clfr_stg1 = nn.Conv2d(widths[-1], head.hidden, 3, padding=1)
         self.clfr_stg2 = nn.Conv2d(head.hidden, CLASSES * self.fold**2, 3, padding=1)
+        self.order = nn.ModuleList(Ordered(width) for width in widths[: len(self.used)]) if head.ordered else None
 
     def embed(self, features: Mapping[int, Tensor]) -> list[Tensor]:
         """Return g of one date at every used level, coarsest first.

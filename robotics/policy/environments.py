@@ -7,7 +7,8 @@
 | any other | the gymnasium environment of that id, `module:id` too (`robotics.policy.gym_world`) | no |
 
 A new world is a class with the methods of `World` and a line in `FAMILIES`: the module whose function `environment`
-makes an `Environment` of what follows the slash and of the pictures that the policy looks at. Modules are imported only when their family is asked for.
+makes an `Environment` of what follows the slash and of the pictures that the policy looks at. Modules are imported only
+when their family is asked for.
 """
 
 from __future__ import annotations
