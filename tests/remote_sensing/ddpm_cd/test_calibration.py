@@ -53,7 +53,7 @@ def test_a_detector_is_exported_calibrated_on_its_held_out_pairs(tmp_path):
     origins = torch.zeros(len(held_out), 2, dtype=torch.int64)
     raw = trainer.averaged().probability(before.float(), after.float(), origins).numpy()
     p = detector.probability(before.float(), after.float(), origins).numpy()
-    assert abs(p.mean() - label.mean()) < 0.3 * abs(raw.mean() - label.mean())
+    assert abs(p.mean() - label.mean()) < 0.4 * abs(raw.mean() - label.mean())
     assert np.mean((p - label) ** 2) < np.mean((raw - label) ** 2)
     order = np.argsort(raw.ravel())
     assert (np.diff(p.ravel()[order]) > -0.02).all()
