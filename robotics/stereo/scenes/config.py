@@ -67,7 +67,7 @@ class ScenesConfig(Settings):
         objects: least and most objects in each layout.
         index: refractive index of glass.
         projector: share of scenes lit by a dot pattern.
-        edge_samples: rays added to a pixel on an edge, a mirror or glass; 0 to 3.
+        edge_samples: rays added to a pixel on an edge, a mirror or glass.
         sensor: from light to pixels.
     """
 
@@ -82,7 +82,7 @@ class ScenesConfig(Settings):
     objects: dict[Layout, tuple[int, int]] = {"tabletop": (3, 12), "clutter": (8, 36), "room": (6, 20)}
     index: Range = (1.4, 1.52)
     projector: Share = 0.2
-    edge_samples: Annotated[int, Field(ge=0, le=3)] = 3
+    edge_samples: Literal[0, 2, 4] = 2
     sensor: SensorConfig = SensorConfig()
 
     @model_validator(mode="after")

@@ -101,9 +101,9 @@ def _tint(rng: np.random.Generator, low: float, high: float, spread: float) -> n
 def random_lights(
     up: np.ndarray, middle: np.ndarray, rng: np.random.Generator, *, dim: bool
 ) -> tuple[tuple[Light, ...], np.ndarray]:
-    """Return one to three lamps above the scene and the ambient light; `dim` leaves room for a projector's dots."""
+    """Return one or two lamps above the scene and the ambient light; `dim` leaves room for a projector's dots."""
     scale = float(np.linalg.norm(middle))
-    count = int(rng.integers(1, 4))
+    count = int(rng.integers(1, 3))
     lamps = []
     for _ in range(count):
         offset = rng.uniform(-1.2, 1.2, 3) * scale

@@ -13,8 +13,9 @@ from robotics.stereo.scenes.optics import norm
 from robotics.stereo.scenes.scene import Scene
 from robotics.stereo.scenes.tracing import NOTHING, Shaded, Tracer
 
-# Rays added to a pixel on an edge, px from its centre; with the centre their mean is the centre.
-OFFSETS = ((0.33, 0.12), (-0.27, 0.30), (-0.06, -0.42))
+# Rays added to a pixel on an edge, px from its centre; the mean of each pair is the centre.
+OFFSETS = ((0.31, 0.17), (-0.31, -0.17), (-0.17, 0.33), (0.17, -0.33))
+TILE = 11  # edge of the square of pixels whose rays are about one bundle
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def render_pair(
     camera: StereoCamera,
     *,
     vertical_shift: float = 0.0,
-    edge_samples: int = len(OFFSETS),
+    edge_samples: int = 2,
     device: torch.device | str = "cpu",
 ) -> tuple[View, View]:
     """Return the left and the right view.
@@ -46,7 +47,7 @@ def render_pair(
         scene: what is seen.
         camera: the pair.
         vertical_shift: rows by which the right image lies too low.
-        edge_samples: rays added to each pixel that one ray does not settle, 0 to 3: silhouettes, edges of shadows,
+        edge_samples: rays added to each pixel that one ray does not settle, 0, 2 or 4: silhouettes, edges of shadows,
             mirrors and glass.
         device: of the computation.
     """
@@ -59,12 +60,8 @@ def render_pair(
 
 def _view(tracer: Tracer, camera: StereoCamera, x: float, cx: float, cy: float, edge_samples: int) -> View:
     height, width = camera.height, camera.width
-    rows, columns = torch.meshgrid(
-        torch.arange(height, dtype=torch.float32, device=tracer.device),
-        torch.arange(width, dtype=torch.float32, device=tracer.device),
-        indexing="ij",
-    )
-    rows, columns = rows.reshape(-1), columns.reshape(-1)
+    order = _by_tiles(height, width).to(tracer.device)
+    rows, columns = (order // width).float(), (order % width).float()
     origin = torch.tensor([[x], [0.0], [0.0]], device=tracer.device)
 
     def cast(u: Tensor, v: Tensor) -> tuple[Shaded, Tensor]:
@@ -77,27 +74,38 @@ def _view(tracer: Tracer, camera: StereoCamera, x: float, cx: float, cy: float, 
     surface = torch.where(met, tracer.surface[tracer.material[center.hits.primitive]], 0)
     light = center.colour
     if edge_samples:
-        chosen = _unsettled(center, surface, height, width).nonzero().squeeze(1)
-        u = torch.cat([columns[chosen] + dx for dx, _ in OFFSETS[:edge_samples]])
-        v = torch.cat([rows[chosen] + dy for _, dy in OFFSETS[:edge_samples]])
+        key = torch.zeros_like(order)
+        key[order] = 64 * center.hits.primitive + center.lit
+        chosen = (_edges(key.reshape(height, width))[order] | (surface >= Surface.MIRROR)).nonzero().squeeze(1)
         if len(chosen):
-            added = cast(u, v)[0].colour.reshape(3, edge_samples, -1).sum(1)
+            # Beside each other, the rays of a pixel stay in one bundle.
+            u = torch.stack([columns[chosen] + dx for dx, _ in OFFSETS[:edge_samples]], 1).reshape(-1)
+            v = torch.stack([rows[chosen] + dy for _, dy in OFFSETS[:edge_samples]], 1).reshape(-1)
+            added = cast(u, v)[0].colour.reshape(3, -1, edge_samples).sum(2)
             light[:, chosen] = (light[:, chosen] + added) / (1 + edge_samples)
     disparity = camera.fx * camera.baseline * long / center.hits.distance - camera.doffs
-    return View(
-        light.T.reshape(height, width, 3),
-        disparity.reshape(height, width),
-        surface.to(torch.uint8).reshape(height, width),
-    )
+
+    def image(values: Tensor) -> Tensor:
+        placed = torch.empty_like(values)
+        placed[..., order] = values
+        return placed.reshape(*values.shape[:-1], height, width)
+
+    return View(image(light).permute(1, 2, 0), image(disparity), image(surface.to(torch.uint8)))
 
 
-def _unsettled(center: Shaded, surface: Tensor, height: int, width: int) -> Tensor:
-    """Return pixels, (N,) bool, that differ from a neighbour in primitive or shadow, or that show other surfaces."""
-    key = (center.hits.primitive * 64 + center.lit).reshape(height, width)
-    edge = torch.zeros(height, width, dtype=torch.bool, device=key.device)
+def _by_tiles(height: int, width: int) -> Tensor:
+    """Return the pixels' indices in an order in which neighbours of both directions are close: square tiles."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    key = (rows // TILE) * (width // TILE + 1) + columns // TILE
+    return key.reshape(-1).argsort(stable=True)
+
+
+def _edges(key: Tensor) -> Tensor:
+    """Return pixels, (height * width,) bool, whose key differs from that of a neighbour."""
+    edge = torch.zeros(key.shape, dtype=torch.bool, device=key.device)
     across, down = key[:, 1:] != key[:, :-1], key[1:] != key[:-1]
     edge[:, 1:] |= across
     edge[:, :-1] |= across
     edge[1:] |= down
     edge[:-1] |= down
-    return edge.reshape(-1) | (surface >= Surface.MIRROR)
+    return edge.reshape(-1)

@@ -67,9 +67,12 @@ class Atlas:
         x1, y1 = (x0 + 1) & mask, (y0 + 1) & mask
         start = texture * TEXELS + self.starts[level]
         first, second = start + y0 * edge, start + y1 * edge
-        texels = self.texels
-        above = torch.lerp(texels[first + x0], texels[first + x1], fx)
-        beneath = torch.lerp(texels[second + x0], texels[second + x1], fx)
+
+        def corner(index: Tensor) -> Tensor:
+            return self.texels.index_select(0, index)
+
+        above = torch.lerp(corner(first + x0), corner(first + x1), fx)
+        beneath = torch.lerp(corner(second + x0), corner(second + x1), fx)
         return torch.lerp(above, beneath, fy)
 
 

@@ -1,23 +1,23 @@
 """A ray caster on tensors: first surfaces exactly, and colours through mirrors and glass.
 
-Rays are (3, N). Each primitive is met only by the rays that pass its bounding sphere. Colours are found breadth first:
+Rays are (3, N), neighbours beside each other. Colours are found breadth first:
 all rays of one depth are traced at once, what they hit is shaded, and mirrors and glass send out the rays of the next
 depth with their share of the light (Fresnel), so a ray that splits costs two rays and no recursion.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from robotics.stereo.pair import Surface
+from robotics.stereo.scenes.casting import Caster, bundled, nearest
 from robotics.stereo.scenes.optics import dot, fresnel, norm, reflect, refract, schlick, thin_sheet
-from robotics.stereo.scenes.primitives import INFINITY, interval, normal
-from robotics.stereo.scenes.scene import Scene
+from robotics.stereo.scenes.primitives import INFINITY
+from robotics.stereo.scenes.scene import Material, Scene
 from robotics.stereo.scenes.textures import Atlas
 
 NOTHING = -1
@@ -71,120 +71,54 @@ class Tracer:
         self.pixel = pixel
         self.device = torch.device(device)
         self.atlas = Atlas(list(scene.textures), self.device)
-        self.centers = self._tensor([list(primitive.center) for primitive in scene.primitives])
-        self.rotations = [self._tensor(primitive.rotation) for primitive in scene.primitives]
-        self.radii = [primitive.radius for primitive in scene.primitives]
-        self.bounds = self._tensor(self.radii) * 1.001 + 1e-4
+        self.caster = Caster(scene.primitives, self.device)
         materials = scene.materials
         self.material = torch.tensor([primitive.material for primitive in scene.primitives], device=self.device)
         self.surface = torch.tensor([int(material.surface) for material in materials], device=self.device)
         self.texture = torch.tensor([material.texture for material in materials], device=self.device)
         self.colours = self._tensor([material.colours.tolist() for material in materials])
+        self.palettes = self.colours.reshape(-1, 9).T.contiguous()
         names = ("texels", "shine", "sharpness", "reflectance", "index", "opacity")
         self.numbers = {name: self._tensor([getattr(material, name) for material in materials]) for name in names}
+        self.passes = self._tensor([_passes(material) for material in materials])
         self.ambient = self._tensor(scene.ambient)[:, None]
         nearest = min(float(abs(primitive.center).max()) for primitive in scene.primitives)
         self.step_off = STEP_OFF * max(nearest, 0.05)
 
     def _tensor(self, values: object) -> Tensor:
-        import numpy as np
-
         return torch.from_numpy(np.asarray(values, np.float32)).to(self.device)
 
     def first_hits(self, origin: Tensor, direction: Tensor) -> Hits:
         """Return the nearest surfaces of rays (3, N) from `origin`, (3, 1) or (3, N)."""
+        rays = bundled(direction)
+        starts = origin.T[..., None] if origin.shape[1] == 1 else bundled(origin)
+        distance = torch.full((len(rays), rays.shape[2]), INFINITY, device=self.device)
+        found = torch.full(distance.shape, NOTHING, dtype=torch.int64, device=self.device)
+        for primitive, bundle, enter, leave in self.caster.meetings(starts, rays):
+            near = nearest(enter, leave, self.step_off)
+            best = distance.index_select(0, bundle)
+            closer = near < best
+            distance[bundle] = torch.where(closer, near, best)
+            found[bundle] = torch.where(closer, primitive[:, None], found.index_select(0, bundle))
         count = direction.shape[1]
-        distance = torch.full((count,), INFINITY, device=self.device)
-        found = torch.full((count,), NOTHING, dtype=torch.int64, device=self.device)
-        for index, chosen, enter, leave in self._meetings(origin, direction):
-            near = torch.where(enter > self.step_off, enter, leave)
-            near = near.masked_fill((enter > leave) | (near <= self.step_off), INFINITY)
-            if chosen is None:
-                closer = near < distance
-                distance = torch.where(closer, near, distance)
-                found = found.masked_fill(closer, index)
-            else:
-                closer = near < distance[chosen]
-                chosen = chosen[closer]
-                distance[chosen] = near[closer]
-                found[chosen] = index
-        return Hits(distance, found)
-
-    def _meetings(
-        self, origin: Tensor, direction: Tensor
-    ) -> Iterator[tuple[int, Tensor | None, Tensor, Tensor]]:  # fmt: skip
-        """Yield (primitive, chosen rays or None for all, t0, t1) for each primitive that some ray may meet."""
-        along = self.centers @ direction - dot(origin, direction)
-        square = (self.centers.square().sum(1, keepdim=True) - 2.0 * self.centers @ origin) + dot(origin, origin)
-        # A ray passes a bounding sphere if |c - o|^2 - along^2 <= r^2 and the sphere is not behind: one comparison,
-        # along >= sqrt(|c - o|^2 - r^2), for an origin outside; from inside along >= -r.
-        outside = square - self.bounds.square()[:, None]
-        least = torch.where(outside > 0, outside.clamp_min(0.0).sqrt(), -self.bounds[:, None])
-        near = along >= least
-        for index, primitive in enumerate(self.scene.primitives):
-            rotation = self.rotations[index]
-            chosen = None
-            if math.isfinite(self.radii[index]):
-                chosen = near[index].nonzero().squeeze(1)
-                if not len(chosen):
-                    continue
-                if 2 * len(chosen) > direction.shape[1]:
-                    chosen = None
-            rays = direction if chosen is None else direction.index_select(1, chosen)
-            starts = origin if chosen is None or origin.shape[1] == 1 else origin.index_select(1, chosen)
-            local = rotation.T @ (starts - self.centers[index][:, None])
-            yield index, chosen, *interval(primitive, local, rotation.T @ rays)
-
-    def surfaces(self, point: Tensor, primitive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return outward normals (3, N) and texture coordinates u, v (N,) in metres at points on primitives.
-
-        The texture is projected along the axis of the primitive's frame that the normal is closest to.
-        """
-        normals, u, v = torch.zeros_like(point), torch.zeros_like(point[0]), torch.zeros_like(point[0])
-        for index, count in enumerate(primitive.bincount().tolist()):
-            if not count:
-                continue
-            chosen = (primitive == index).nonzero().squeeze(1)
-            rotation = self.rotations[index]
-            local = rotation.T @ (point.index_select(1, chosen) - self.centers[index][:, None])
-            facing = normal(self.scene.primitives[index], local)
-            normals[:, chosen] = rotation @ facing
-            x, y, z = facing.abs().unbind()
-            first, last = (x >= y) & (x >= z), (z > x) & (z >= y)
-            # Each pair of faces takes another part of the texture.
-            shift = 0.61 * index + 0.37 * last - 0.37 * first
-            u[chosen] = torch.where(first, local[1], local[0]) + shift
-            v[chosen] = torch.where(last, local[1], local[2]) + shift
-        return normals, u, v
+        return Hits(distance.reshape(-1)[:count], found.reshape(-1)[:count])
 
     def transmittance(self, lamp: Tensor, point: Tensor) -> Tensor:
         """Return the share of a lamp's light, (N,), that comes straight to points (3, N); rays go from the lamp.
-
-        They share their origin, which makes them cheaper than rays from the points.
 
         Args:
             lamp: (3, 1) its position.
             point: just above the surfaces that are lit.
         """
         way = point - lamp
-        reach = norm(way)
+        long = norm(way)
+        rays, reach = bundled(way / long), bundled(long - self.step_off)
         share = torch.ones_like(reach)
-        reach = reach - self.step_off
-        for index, chosen, enter, leave in self._meetings(lamp, way / norm(way)):
-            material = self.scene.materials[self.scene.primitives[index].material]
-            passes = {
-                Surface.GLASS: GLASS_SHADE,
-                Surface.THIN_GLASS: GLASS_SHADE,
-                Surface.TRANSLUCENT: 1.0 - material.opacity,
-            }.get(material.surface, 0.0)
-            far = reach if chosen is None else reach.index_select(0, chosen)
-            blocked = (enter <= leave) & (leave > 0) & (enter < far)
-            if chosen is None:
-                share.masked_fill_(blocked, 0.0) if not passes else share.mul_(1.0 - (1.0 - passes) * blocked)
-            else:
-                chosen = chosen[blocked]
-                share[chosen] *= passes
-        return share
+        for primitive, bundle, enter, leave in self.caster.meetings(lamp.T[..., None], rays, reach):
+            blocked = (enter <= leave) & (leave > 0) & (enter < reach.index_select(0, bundle))
+            passes = self.passes[self.material[primitive]][:, None]
+            share[bundle] = share.index_select(0, bundle) * torch.where(blocked, passes, 1.0)
+        return share.reshape(-1)[: len(long)]
 
     def trace(self, origin: Tensor, direction: Tensor) -> Shaded:
         """Return the colours seen from one point, (3, 1), along unit directions (3, N)."""
@@ -233,7 +167,7 @@ class Tracer:
         self, point: Tensor, direction: Tensor, primitive: Tensor, length: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the light a surface itself sends, (3, N), the lights that reach it as bits, and outward normals."""
-        normals, u, v = self.surfaces(point, primitive)
+        normals, u, v = self.caster.surfaces(point, primitive)
         material = self.material[primitive]
         cosine = dot(normals, direction)
         facing = torch.where(cosine > 0, -normals, normals)
@@ -245,7 +179,7 @@ class Tracer:
         texels = self.numbers["texels"][dull]
         footprint = length[chosen] * self.pixel * texels / cosine[chosen].abs().clamp_min(0.2).sqrt()
         fields = self.atlas.read(self.texture[dull], u[chosen] * texels, v[chosen] * texels, footprint).T
-        base, one, two = self.colours.permute(1, 2, 0)[:, :, dull]
+        base, one, two = self.palettes.index_select(1, dull).reshape(3, 3, -1)
         albedo[:, chosen] = (base + fields[0] * (one - base) + fields[1] * (two - base)).clamp(0.01, 1.0)
         light, lit = self._lamps(point + self.step_off * facing, facing, direction, albedo, material, weight)
         opacity = torch.where(surface == Surface.TRANSLUCENT, self.numbers["opacity"][material], 1.0)
@@ -318,7 +252,7 @@ class Tracer:
         cosine = dot(direction, normals)
         facing = torch.where(cosine > 0, -normals, normals)
         cosine = cosine.abs().clamp(0.0, 1.0)
-        tint = self.colours[material, 0].T
+        tint = self.palettes[:3].index_select(1, material)
         ratio = 1.0 / self.numbers["index"][material]
 
         chosen = ((surface == Surface.MIRROR) | (surface == Surface.GLOSSY)).nonzero().squeeze(1)
@@ -348,3 +282,13 @@ class Tracer:
             return empty, empty, empty, ray[:0], length[:0]
         origins, directions, weights, rays, lengths = zip(*children, strict=True)
         return torch.cat(origins, 1), torch.cat(directions, 1), torch.cat(weights, 1), torch.cat(rays), torch.cat(lengths)
+
+
+def _passes(material: Material) -> float:
+    match material.surface:
+        case Surface.GLASS | Surface.THIN_GLASS:
+            return GLASS_SHADE
+        case Surface.TRANSLUCENT:
+            return 1.0 - material.opacity
+        case _:
+            return 0.0
