@@ -1,9 +1,8 @@
 """Rays against primitives: where a ray meets a sphere, box, cylinder, capsule, plane or heightfield, and the normal.
 
-Everything happens in the primitive's own frame, where the formulas are short, and for many primitives of one kind at
-once: `origin` and `direction` are triples of (K, C) tensors, C rays for each of K primitives, directions of unit
-length, and sizes are triples of (K, 1). A convex solid answers with the interval [t0, t1] that the ray spends inside
-it (empty: t0 > t1); the surface met first is at t0 from outside and at t1 from inside.
+Everything happens in the primitive's own frame, where the formulas are short, for one ray of unit direction. A convex
+solid answers with the interval [t0, t1] that the ray spends inside it (empty: t0 > t1); the surface met first is at t0
+from outside and at t1 from inside.
 
 | kind | surface in its own frame | size |
 | --- | --- | --- |
@@ -18,18 +17,20 @@ it (empty: t0 > t1); the surface met first is at t0 from outside and at t1 from 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-Triple = tuple[Tensor, Tensor, Tensor]
+from robotics.stereo.scenes.compiled import compiled
+from robotics.stereo.scenes.optics import Vector
+
 KINDS = ("sphere", "box", "cylinder", "capsule", "plane", "heightfield")
-WAVES = 6  # most waves of a heightfield
+SPHERE, BOX, CYLINDER, CAPSULE, PLANE, HEIGHTFIELD = range(len(KINDS))
+Interval = tuple[float, float]
 INFINITY = math.inf
 TINY = 1e-12
-MARCHING, NEWTON = 120, 4
+MARCHING, ILLINOIS = 400, 9
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Primitive:
         rotation: (3, 3), its columns are its axes in the world.
         size: as in the table, m.
         material: index of its material.
-        waves: of a heightfield: (K, 4), K <= WAVES, rows of amplitude (m), wave vector x and y (rad/m), phase (rad).
+        waves: of a heightfield: (K, 4) rows of amplitude (m), wave vector x and y (rad/m), phase (rad).
     """
 
     kind: str
@@ -72,187 +73,221 @@ class Primitive:
                 return math.hypot(size[0], size[1], float(np.abs(self.waves[:, 0]).sum()))
 
 
-def interval(
-    kind: str, origin: Triple, direction: Triple, size: Triple, waves: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return t0 and t1, (K, C) each, of rays in the frames of K primitives of one kind; t0 > t1 where one is missed.
+# Columns of a table of primitives, which compiled code reads: one row each.
+KIND, CENTER, TURN, SIZE, RADIUS, MATERIAL, FIRST_WAVE, LAST_WAVE, COLUMNS = 0, 1, 4, 13, 16, 17, 18, 19, 20
+
+
+def table(primitives: Sequence[Primitive]) -> tuple[np.ndarray, np.ndarray]:
+    """Return primitives as rows (P, COLUMNS) and the waves (K, 4) of all heightfields."""
+    waves = [np.zeros((0, 4)), *(p.waves for p in primitives if p.waves is not None)]
+    rows = np.zeros((len(primitives), COLUMNS))
+    last = 0
+    for row, primitive in zip(rows, primitives, strict=True):
+        first, last = last, last + (0 if primitive.waves is None else len(primitive.waves))
+        row[KIND] = KINDS.index(primitive.kind)
+        row[CENTER : CENTER + 3] = primitive.center
+        row[TURN : TURN + 9] = primitive.rotation.T.reshape(-1)
+        row[SIZE : SIZE + 3] = (*primitive.size, 1.0, 1.0)[:3]
+        row[RADIUS] = primitive.radius * (1 + 1e-9) + 1e-9
+        row[MATERIAL] = primitive.material
+        row[FIRST_WAVE], row[LAST_WAVE] = first, last
+    return rows, np.concatenate(waves).astype(float)
+
+
+@compiled
+def into_frame(prims: np.ndarray, p: int, x: float, y: float, z: float) -> Vector:
+    """Return a direction in the frame of primitive p."""
+    return (
+        prims[p, 4] * x + prims[p, 5] * y + prims[p, 6] * z,
+        prims[p, 7] * x + prims[p, 8] * y + prims[p, 9] * z,
+        prims[p, 10] * x + prims[p, 11] * y + prims[p, 12] * z,
+    )
+
+
+@compiled
+def meet(prims: np.ndarray, waves: np.ndarray, p: int, o: Vector, d: Vector, farthest: float) -> Interval:
+    """Return the interval [t0, t1] of primitive p, empty if it is missed or its bounding sphere is past `farthest`.
 
     Args:
-        kind: one of `KINDS`.
-        origin: three coordinates, (K, C) or (K, 1).
-        direction: three coordinates of unit vectors, (K, C).
-        size: (K, 1) each, as in the module's table; numbers that a kind lacks are not read.
-        waves: of heightfields: (K, WAVES, 4), filled up with waves of no amplitude.
+        prims: from `table`.
+        waves: from `table`.
+        p: row of `prims`.
+        o: origin in the world.
+        d: unit direction in the world.
+        farthest: distance.
     """
-    match kind:
-        case "sphere":
-            return _sphere(origin, direction, size[0])
-        case "box":
-            return _box(origin, direction, size)
-        case "cylinder":
-            return _cylinder(origin, direction, size[0], size[1])
-        case "capsule":
-            return _capsule(origin, direction, size[0], size[1])
-        case "plane":
-            return _plane(origin, direction, size[0], size[1])
-        case "heightfield":
-            assert waves is not None
-            return _heightfield(origin, direction, size[0], size[1], waves)
-        case _:
-            raise ValueError(f"no primitive {kind}")
+    x, y, z = prims[p, 1] - o[0], prims[p, 2] - o[1], prims[p, 3] - o[2]
+    along, radius = x * d[0] + y * d[1] + z * d[2], prims[p, RADIUS]
+    if along < -radius or along - radius > farthest or x * x + y * y + z * z - along * along > radius * radius:
+        return INFINITY, -INFINITY
+    start, ray = into_frame(prims, p, -x, -y, -z), into_frame(prims, p, d[0], d[1], d[2])
+    kind, a, b, c = prims[p, KIND], prims[p, SIZE], prims[p, SIZE + 1], prims[p, SIZE + 2]
+    if kind == SPHERE:
+        return _sphere(start, ray, a, 0.0)
+    if kind == BOX:
+        return _box(start, ray, a, b, c)
+    if kind == CYLINDER:
+        return _cylinder(start, ray, a, b)
+    if kind == CAPSULE:
+        return _capsule(start, ray, a, b)
+    if kind == PLANE:
+        return _plane(start, ray, a, b)
+    return _heightfield(start, ray, a, b, waves, int(prims[p, FIRST_WAVE]), int(prims[p, LAST_WAVE]))
 
 
-def normal(kind: str, point: Triple, size: Triple, waves: Tensor | None = None) -> Triple:
-    """Return the outward unit normals at surface points of primitives of one kind, in their frames.
-
-    Args:
-        kind: one of `KINDS`.
-        point: three coordinates, any one shape.
-        size: likewise, of each point's primitive.
-        waves: of heightfields: (*shape, WAVES, 4).
-    """
-    x, y, z = point
-    zero, one = torch.zeros_like(x), torch.ones_like(x)
-    match kind:
-        case "sphere":
-            return x / size[0], y / size[0], z / size[0]
-        case "box":
-            a, b, c = ((p / h).abs() for p, h in zip(point, size, strict=True))
-            first, last = (a >= b) & (a >= c), (c > a) & (c > b)
-            return (
-                torch.where(first, x.sign(), zero),
-                torch.where(first | last, zero, y.sign()),
-                torch.where(last, z.sign(), zero),
-            )
-        case "cylinder":
-            # The surface that is nearer: a point found at a cap lies at |z| = h up to rounding.
-            cap = (size[1] - z.abs()) < (size[0] - (x.square() + y.square()).sqrt())
-            side = torch.where(cap, zero, 1.0 / size[0])
-            return x * side, y * side, torch.where(cap, z.sign(), zero)
-        case "capsule":
-            return x / size[0], y / size[0], (z - torch.minimum(torch.maximum(z, -size[1]), size[1])) / size[0]
-        case "plane":
-            return zero, zero, one
-        case _:
-            assert waves is not None
-            slope_x, slope_y = _slopes(waves, x, y)
-            long = (1.0 + slope_x.square() + slope_y.square()).sqrt()
-            return -slope_x / long, -slope_y / long, 1.0 / long
+@compiled
+def outward(prims: np.ndarray, waves: np.ndarray, p: int, x: float, y: float, z: float) -> Vector:
+    """Return the outward unit normal, in the frame of primitive p, at a surface point of that frame."""
+    kind, a, b, c = prims[p, KIND], prims[p, SIZE], prims[p, SIZE + 1], prims[p, SIZE + 2]
+    if kind == SPHERE:
+        return x / a, y / a, z / a
+    if kind == BOX:
+        i, j, k = abs(x) / a, abs(y) / b, abs(z) / c
+        if i >= j and i >= k:
+            return math.copysign(1.0, x), 0.0, 0.0
+        if j >= k:
+            return 0.0, math.copysign(1.0, y), 0.0
+        return 0.0, 0.0, math.copysign(1.0, z)
+    if kind == CYLINDER:
+        # The surface that is nearer: a point found at a cap lies at |z| = h up to rounding.
+        if b - abs(z) < a - math.sqrt(x * x + y * y):
+            return 0.0, 0.0, math.copysign(1.0, z)
+        return x / a, y / a, 0.0
+    if kind == CAPSULE:
+        return x / a, y / a, (z - min(max(z, -b), b)) / a
+    if kind == PLANE:
+        return 0.0, 0.0, 1.0
+    slope_x, slope_y = 0.0, 0.0
+    for k in range(int(prims[p, FIRST_WAVE]), int(prims[p, LAST_WAVE])):
+        cosine = waves[k, 0] * math.cos(waves[k, 1] * x + waves[k, 2] * y + waves[k, 3])
+        slope_x += waves[k, 1] * cosine
+        slope_y += waves[k, 2] * cosine
+    long = math.sqrt(1.0 + slope_x * slope_x + slope_y * slope_y)
+    return -slope_x / long, -slope_y / long, 1.0 / long
 
 
-def _sphere(origin: Triple, direction: Triple, radius: Tensor, shift: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+@compiled
+def _around(middle: float, square: float) -> Interval:
+    if square < 0.0:
+        return INFINITY, -INFINITY
+    half = math.sqrt(square)
+    return middle - half, middle + half
+
+
+@compiled
+def _sphere(o: Vector, d: Vector, radius: float, shift: float) -> Interval:
     """Meet |p - (0, 0, shift)| = r; the distance from the axis is taken from a vector, which does not cancel."""
-    x, y, z = origin[0], origin[1], origin[2] - shift
-    middle = -(x * direction[0] + y * direction[1] + z * direction[2])
-    gap = (x + middle * direction[0]).square() + (y + middle * direction[1]).square()
-    gap = gap + (z + middle * direction[2]).square()
-    return _around(middle, radius * radius - gap)
+    x, y, z = o[0], o[1], o[2] - shift
+    middle = -(x * d[0] + y * d[1] + z * d[2])
+    x, y, z = x + middle * d[0], y + middle * d[1], z + middle * d[2]
+    return _around(middle, radius * radius - (x * x + y * y + z * z))
 
 
-def _around(middle: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
-    half = square.clamp_min(0.0).sqrt()
-    missed = square < 0
-    return (middle - half).masked_fill(missed, INFINITY), (middle + half).masked_fill(missed, -INFINITY)
-
-
-def _safe(component: Tensor) -> Tensor:
-    return torch.where(component.abs() < TINY, TINY, component)
-
-
-def _slab(origin: Tensor, direction: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+@compiled
+def _slab(o: float, d: float, half: float) -> Interval:
     """Return the interval of |p| <= half along one axis."""
-    inverse = 1.0 / _safe(direction)
-    middle, reach = -origin * inverse, half * inverse.abs()
+    if abs(d) < TINY:
+        return (-INFINITY, INFINITY) if abs(o) <= half else (INFINITY, -INFINITY)
+    middle, reach = -o / d, half / abs(d)
     return middle - reach, middle + reach
 
 
-def _box(origin: Triple, direction: Triple, half: Triple) -> tuple[Tensor, Tensor]:
-    enter, leave = _slab(origin[0], direction[0], half[0])
-    for axis in (1, 2):
-        first, last = _slab(origin[axis], direction[axis], half[axis])
-        enter, leave = torch.maximum(enter, first), torch.minimum(leave, last)
-    return enter, leave
+@compiled
+def _box(o: Vector, d: Vector, a: float, b: float, c: float) -> Interval:
+    x0, x1 = _slab(o[0], d[0], a)
+    y0, y1 = _slab(o[1], d[1], b)
+    z0, z1 = _slab(o[2], d[2], c)
+    return max(x0, y0, z0), min(x1, y1, z1)
 
 
-def _side(origin: Triple, direction: Triple, radius: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the interval of x^2 + y^2 <= r^2."""
-    square = (direction[0].square() + direction[1].square()).clamp_min(TINY)
-    middle = -(origin[0] * direction[0] + origin[1] * direction[1]) / square
-    gap = (origin[0] + middle * direction[0]).square() + (origin[1] + middle * direction[1]).square()
-    return _around(middle, (radius * radius - gap) / square)
+@compiled
+def _cylinder(o: Vector, d: Vector, radius: float, half_height: float) -> Interval:
+    square = d[0] * d[0] + d[1] * d[1]
+    if square < TINY:
+        inside = o[0] * o[0] + o[1] * o[1] <= radius * radius
+        return _slab(o[2], d[2], half_height) if inside else (INFINITY, -INFINITY)
+    middle = -(o[0] * d[0] + o[1] * d[1]) / square
+    x, y = o[0] + middle * d[0], o[1] + middle * d[1]
+    enter, leave = _around(middle, (radius * radius - x * x - y * y) / square)
+    first, last = _slab(o[2], d[2], half_height)
+    return max(enter, first), min(leave, last)
 
 
-def _cylinder(origin: Triple, direction: Triple, radius: Tensor, half_height: Tensor) -> tuple[Tensor, Tensor]:
-    enter, leave = _side(origin, direction, radius)
-    first, last = _slab(origin[2], direction[2], half_height)
-    return torch.maximum(enter, first), torch.minimum(leave, last)
-
-
-def _capsule(origin: Triple, direction: Triple, radius: Tensor, half_height: Tensor) -> tuple[Tensor, Tensor]:
+@compiled
+def _capsule(o: Vector, d: Vector, radius: float, half_height: float) -> Interval:
     """Union of a cylinder and two spheres: convex, so its interval is the hull of theirs."""
-    enter, leave = _cylinder(origin, direction, radius, half_height)
-    missed = enter > leave
-    enter, leave = enter.masked_fill(missed, INFINITY), leave.masked_fill(missed, -INFINITY)
+    enter, leave = _cylinder(o, d, radius, half_height)
+    if enter > leave:
+        enter, leave = INFINITY, -INFINITY
     for shift in (-half_height, half_height):
-        first, last = _sphere(origin, direction, radius, shift)
-        enter, leave = torch.minimum(enter, first), torch.maximum(leave, last)
+        first, last = _sphere(o, d, radius, shift)
+        enter, leave = min(enter, first), max(leave, last)
     return enter, leave
 
 
-def _plane(origin: Triple, direction: Triple, half_x: Tensor, half_y: Tensor) -> tuple[Tensor, Tensor]:
-    t = -origin[2] / _safe(direction[2])
-    outside = ((origin[0] + t * direction[0]).abs() > half_x) | ((origin[1] + t * direction[1]).abs() > half_y)
-    return t.masked_fill(outside, INFINITY), t.masked_fill(outside, -INFINITY)
+@compiled
+def _plane(o: Vector, d: Vector, half_x: float, half_y: float) -> Interval:
+    if abs(d[2]) < TINY:
+        return INFINITY, -INFINITY
+    t = -o[2] / d[2]
+    if abs(o[0] + t * d[0]) > half_x or abs(o[1] + t * d[1]) > half_y:
+        return INFINITY, -INFINITY
+    return t, t
 
 
-def _height(waves: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    height = torch.zeros_like(x)
-    for wave in waves.unbind(-2):
-        amplitude, wave_x, wave_y, phase = wave.unbind(-1)
-        height = height + amplitude * torch.sin(wave_x * x + wave_y * y + phase)
-    return height
+@compiled
+def _above(o: Vector, d: Vector, t: float, waves: np.ndarray, first: int, last: int) -> float:
+    """Return f(t) = z(t) - h(x(t), y(t)) of the waves from `first` to before `last`."""
+    x, y, height = o[0] + t * d[0], o[1] + t * d[1], 0.0
+    for k in range(first, last):
+        height += waves[k, 0] * math.sin(waves[k, 1] * x + waves[k, 2] * y + waves[k, 3])
+    return o[2] + t * d[2] - height
 
 
-def _slopes(waves: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    slope_x, slope_y = torch.zeros_like(x), torch.zeros_like(x)
-    for wave in waves.unbind(-2):
-        amplitude, wave_x, wave_y, phase = wave.unbind(-1)
-        cosine = amplitude * torch.cos(wave_x * x + wave_y * y + phase)
-        slope_x, slope_y = slope_x + wave_x * cosine, slope_y + wave_y * cosine
-    return slope_x, slope_y
-
-
+@compiled
 def _heightfield(
-    origin: Triple, direction: Triple, half_x: Tensor, half_y: Tensor, waves: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Meet f(t) = z(t) - h(x(t), y(t)) = 0.
+    o: Vector, d: Vector, half_x: float, half_y: float, waves: np.ndarray, first: int, last: int
+) -> Interval:
+    """Meet f(t) = z(t) - h(x(t), y(t)) = 0 at its first root; t0 = t1.
 
-    |f'| <= |d_z| + L |(d_x, d_y)| with L = sum_k |a_k| |k_k|, so steps of |f| over that bound never pass the first
-    root; Newton's steps then finish. A ray that is still off the surface, nearly parallel to it, is a miss.
+    With L = sum_k |a_k| |k_k|, the steepest slope, |f'| <= |d_z| + L |(d_x, d_y)|: a step of |f| over that bound never
+    passes a root. Where |d_z| > L |(d_x, d_y)|, f is monotone and the Illinois method needs a few steps instead (a
+    false position that keeps one end twice halves the value there). A ray that starts on the surface leaves it first.
     """
-    top = waves[..., 0].abs().sum(-1, keepdim=True) + 1e-6
-    steepest = (waves[..., 0].abs() * torch.hypot(waves[..., 1], waves[..., 2])).sum(-1, keepdim=True)
-    spread = waves[:, None]  # (K, 1, WAVES, 4) beside points (K, C)
-    enter, leave = _box(origin, direction, (half_x, half_y, top))
-    missed = (enter > leave) | (leave < 0)
-    t = enter.clamp_min(0.0).masked_fill(missed, 0.0)
-    bound = direction[2].abs() + steepest * (direction[0].square() + direction[1].square()).sqrt()
-
-    def offset(t: Tensor) -> Tensor:
-        x, y = origin[0] + t * direction[0], origin[1] + t * direction[1]
-        return origin[2] + t * direction[2] - _height(spread, x, y)
-
-    # A ray that starts on the surface must leave it first, or its own origin would shade it.
-    t = torch.where(offset(t).abs() < 1e-3 * top, t + 2e-2 * top, t)
+    top, steepest = 1e-9, 0.0
+    for k in range(first, last):
+        top += abs(waves[k, 0])
+        steepest += abs(waves[k, 0]) * math.sqrt(waves[k, 1] * waves[k, 1] + waves[k, 2] * waves[k, 2])
+    enter, leave = _box(o, d, half_x, half_y, top)
+    if enter > leave or leave < 0.0:
+        return INFINITY, -INFINITY
+    t = max(enter, 0.0)
+    value = _above(o, d, t, waves, first, last)
+    if abs(value) < 1e-4 * top:
+        t += 1e-2 * top
+        value = _above(o, d, t, waves, first, last)
+    steep = steepest * math.sqrt(d[0] * d[0] + d[1] * d[1])
+    if abs(d[2]) > steep:
+        at_leave = _above(o, d, leave, waves, first, last)
+        if value * at_leave > 0.0 or t > leave:
+            return INFINITY, -INFINITY
+        for _ in range(ILLINOIS):
+            if value == at_leave or at_leave == 0.0:
+                break
+            middle = leave - at_leave * (t - leave) / (value - at_leave)
+            at_middle = _above(o, d, middle, waves, first, last)
+            if at_middle * at_leave <= 0.0:
+                t, value = leave, at_leave
+            else:
+                value *= 0.5
+            leave, at_leave = middle, at_middle
+        return leave, leave
+    bound = abs(d[2]) + steep
     for _ in range(MARCHING):
-        step = offset(t).abs()
-        if bool((missed | (step < 1e-3 * top) | (t > leave)).all()):
-            break
-        t = t + step / bound
-    for _ in range(NEWTON):
-        slope_x, slope_y = _slopes(spread, origin[0] + t * direction[0], origin[1] + t * direction[1])
-        slope = direction[2] - slope_x * direction[0] - slope_y * direction[1]
-        slope = torch.where(slope.abs() < 0.05, 0.05 * slope.sign() + TINY, slope)
-        t = t - torch.minimum(torch.maximum(offset(t) / slope, -0.1 * top), 0.1 * top)
-    missed = missed | (offset(t).abs() > 1e-3 * top) | (t < enter - 1e-6) | (t > leave)
-    return t.masked_fill(missed, INFINITY), t.masked_fill(missed, -INFINITY)
+        if t > leave:
+            return INFINITY, -INFINITY
+        if abs(value) < 1e-7 * top:
+            return t, t
+        t += abs(value) / bound
+        value = _above(o, d, t, waves, first, last)
+    return (t, t) if abs(value) < 1e-3 * top else (INFINITY, -INFINITY)

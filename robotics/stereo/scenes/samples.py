@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from robotics.stereo.pair import StereoPair, StereoSample, occlusion
 from robotics.stereo.scenes.config import ScenesConfig
@@ -14,11 +13,10 @@ from robotics.stereo.sgbm import sgbm
 
 
 def make_sample(
-    config: ScenesConfig, width: int, height: int, seed: int, index: int, device: torch.device | str = "cpu"
+    config: ScenesConfig, width: int, height: int, seed: int, index: int
 ) -> StereoSample:
     """Return sample `index` of the data set with this seed; it depends on nothing else but the configuration.
 
-    The images' noise and the scene come from NumPy's generators on the CPU, so another device changes only rounding.
     `raw` is what semi-global matching finds in the two images, with its holes.
 
     Args:
@@ -27,22 +25,19 @@ def make_sample(
         height: of the images, px.
         seed: of the data set.
         index: of the sample, 0, 1, ...
-        device: where rays are cast.
     """
     for_scene, for_sensor = (np.random.default_rng(s) for s in np.random.SeedSequence((seed, index)).spawn(2))
     scene, camera = random_scene(config, width, height, for_scene)
     sensor = random_sensor(config.sensor, for_sensor)
-    views = render_pair(
-        scene, camera, vertical_shift=sensor.vertical_shift, edge_samples=config.edge_samples, device=device
-    )
-    left, right = expose(sensor, *(view.light.cpu().numpy() for view in views), for_sensor)
-    disparities = [view.disparity.cpu().numpy() for view in views]
+    views = render_pair(scene, camera, vertical_shift=sensor.vertical_shift, edge_samples=config.edge_samples)
+    left, right = expose(sensor, views[0].light, views[1].light, for_sensor)
+    disparities = [view.disparity for view in views]
     return StereoSample(
         pair=StereoPair(left, right, camera),
         disparity_left=disparities[0],
         disparity_right=disparities[1],
         occluded=occlusion(*disparities),
-        material=views[0].material.cpu().numpy(),
+        material=views[0].material,
         raw=sgbm(left, right, 1.2 * config.near_disparity[1] * width),
         seed=index,
     )

@@ -6,74 +6,68 @@ over the footprint of a pixel gives the averaged colour, and one sample a pixel 
 
 from __future__ import annotations
 
+import math
 import string
+from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from robotics.stereo.scenes.compiled import compiled
 
 SIZE = 256
 LEVELS = 7
-# Where each level begins in a texture's flat storage, and its edge.
-EDGES = [SIZE >> level for level in range(LEVELS)]
-STARTS = [sum(edge * edge for edge in EDGES[:level]) for level in range(LEVELS)]
-TEXELS = sum(edge * edge for edge in EDGES)
+TEXELS = sum((SIZE >> level) ** 2 for level in range(LEVELS))
 KINDS = ("noise", "marble", "stripes", "checks", "text", "collage", "speckle", "flat")
 
 
-class Atlas:
-    """All textures of a scene in one flat tensor.
+def pyramids(textures: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mip pyramids of textures (SIZE, SIZE, 2) one after the other, (count * TEXELS, 2) float32."""
+    level = np.stack(textures).astype(np.float32)
+    levels = [level]
+    while len(levels) < LEVELS:
+        level = 0.25 * (level[:, ::2, ::2] + level[:, 1::2, ::2] + level[:, ::2, 1::2] + level[:, 1::2, 1::2])
+        levels.append(level)
+    return np.concatenate([level.reshape(len(textures), -1, 2) for level in levels], 1).reshape(-1, 2)
+
+
+@compiled
+def look_up(texels: np.ndarray, texture: int, u: float, v: float, footprint: float) -> tuple[float, float]:
+    """Return the two fields of a texture, trilinear between the texels and the levels around the footprint.
 
     Args:
-        textures: each (SIZE, SIZE, 2) float32 in [0, 1], periodic.
-        device: of the lookups.
+        texels: from `pyramids`.
+        texture: index.
+        u: column in texels of the finest level; it repeats after SIZE.
+        v: row likewise.
+        footprint: width of a pixel in these texels.
     """
+    level = min(max(math.log2(max(footprint, 1e-6)), 0.0), LEVELS - 1.001)
+    below = int(level)
+    share = level - below
+    a, b = _bilinear(texels, texture, u, v, below)
+    if share < 1e-3:
+        return a, b
+    c, d = _bilinear(texels, texture, u, v, below + 1)
+    return a + share * (c - a), b + share * (d - b)
 
-    def __init__(self, textures: list[np.ndarray], device: torch.device) -> None:
-        stacked = torch.from_numpy(np.stack(textures)).to(device)
-        levels = [stacked]
-        while len(levels) < LEVELS:
-            fine = levels[-1]
-            levels.append(
-                0.25 * (fine[:, ::2, ::2] + fine[:, 1::2, ::2] + fine[:, ::2, 1::2] + fine[:, 1::2, 1::2])
-            )
-        self.texels = torch.cat([level.reshape(len(textures), -1, 2) for level in levels], 1).reshape(-1, 2)
-        self.edges = torch.tensor(EDGES, device=device)
-        self.starts = torch.tensor(STARTS, device=device)
 
-    def read(self, texture: Tensor, u: Tensor, v: Tensor, footprint: Tensor) -> Tensor:
-        """Return the two fields (N, 2), trilinear between the texels and the levels around the footprint.
-
-        Args:
-            texture: (N,) index.
-            u: (N,) column in texels of the finest level; it repeats after SIZE.
-            v: (N,) row likewise.
-            footprint: (N,) width of a pixel in these texels.
-        """
-        level = footprint.clamp_min(1e-6).log2().clamp(0.0, LEVELS - 1.001)
-        below = level.long()
-        share = (level - below).unsqueeze(-1)
-        return torch.lerp(self._bilinear(texture, u, v, below), self._bilinear(texture, u, v, below + 1), share)
-
-    def _bilinear(self, texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
-        scale = torch.exp2(-level.to(u.dtype))
-        # Texel centres of every level are at half-integers of that level.
-        x, y = u * scale - 0.5, v * scale - 0.5
-        column, row = x.floor(), y.floor()
-        fx, fy = (x - column).unsqueeze(-1), (y - row).unsqueeze(-1)
-        edge = self.edges[level]
-        mask = edge - 1
-        x0, y0 = column.long() & mask, row.long() & mask
-        x1, y1 = (x0 + 1) & mask, (y0 + 1) & mask
-        start = texture * TEXELS + self.starts[level]
-        first, second = start + y0 * edge, start + y1 * edge
-
-        def corner(index: Tensor) -> Tensor:
-            return self.texels.index_select(0, index)
-
-        above = torch.lerp(corner(first + x0), corner(first + x1), fx)
-        beneath = torch.lerp(corner(second + x0), corner(second + x1), fx)
-        return torch.lerp(above, beneath, fy)
+@compiled
+def _bilinear(texels: np.ndarray, texture: int, u: float, v: float, level: int) -> tuple[float, float]:
+    # Texel centres of every level are at half-integers of that level.
+    edge = SIZE >> level
+    x, y = u / (1 << level) - 0.5, v / (1 << level) - 0.5
+    column, row = math.floor(x), math.floor(y)
+    fx, fy = x - column, y - row
+    x0, y0 = int(column) & (edge - 1), int(row) & (edge - 1)
+    x1, y1 = (x0 + 1) & (edge - 1), (y0 + 1) & (edge - 1)
+    # Finer levels before this one hold SIZE^2 (1 + 1/4 + ...) texels.
+    start = texture * TEXELS + 4 * (SIZE * SIZE - edge * edge) // 3
+    p, q, r, s = start + y0 * edge + x0, start + y0 * edge + x1, start + y1 * edge + x0, start + y1 * edge + x1
+    k, l, m, n = (1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy  # noqa: E741
+    return (
+        k * texels[p, 0] + l * texels[q, 0] + m * texels[r, 0] + n * texels[s, 0],
+        k * texels[p, 1] + l * texels[q, 1] + m * texels[r, 1] + n * texels[s, 1],
+    )
 
 
 def make_texture(kind: str, rng: np.random.Generator) -> np.ndarray:

@@ -1,290 +1,86 @@
-"""A ray caster on tensors: first surfaces exactly, and colours through mirrors and glass.
+"""A ray caster: first surfaces exactly, and colours through mirrors and glass; compiled, in double precision.
 
-Rays are (3, N), neighbours beside each other. Colours are found breadth first:
-all rays of one depth are traced at once, what they hit is shaded, and mirrors and glass send out the rays of the next
-depth with their share of the light (Fresnel), so a ray that splits costs two rays and no recursion.
+The light along a ray is what the first surface sends by itself, plus shares of the light along the rays that it
+sends on: a mirror one, glass two with Fresnel's shares, and so on until a share no longer counts. Those rays wait on a
+small stack.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from robotics.stereo.pair import Surface
-from robotics.stereo.scenes.casting import Caster, bundled, nearest
-from robotics.stereo.scenes.optics import dot, fresnel, norm, reflect, refract, schlick, thin_sheet
-from robotics.stereo.scenes.primitives import INFINITY
+from robotics.stereo.scenes.compiled import compiled
+from robotics.stereo.scenes.optics import Vector, fresnel, reflect, refract, schlick, thin_sheet
+from robotics.stereo.scenes.primitives import INFINITY, MATERIAL, into_frame, meet, outward, table
 from robotics.stereo.scenes.scene import Material, Scene
-from robotics.stereo.scenes.textures import Atlas
+from robotics.stereo.scenes.textures import look_up, pyramids
 
 NOTHING = -1
-MAX_DEPTH = 7
-LEAST_WEIGHT = 0.015
-# A ray leaves a surface by this share of the scene's depth, above float32's rounding of its points.
-STEP_OFF = 2e-4
-LEAST_SHADOWED = 0.2  # share of a pixel's light below which no shadows are looked for
+MAX_DEPTH = 8
+LEAST_WEIGHT = 0.01
+STACK = 2 * MAX_DEPTH + 2
+# A ray leaves a surface by this much, m; points are exact to about 1e-12.
+STEP_OFF = 1e-6
 GLASS_SHADE = 0.7  # light that passes a glass object, instead of its caustics
+DIFFUSE, GLOSSY, MIRROR, GLASS, THIN_GLASS, TRANSLUCENT = (int(surface) for surface in Surface)
+# Columns of the table of materials: surface, texture, three colours, numbers.
+SURFACE, TEXTURE, COLOUR = 0, 1, 2
+TEXELS_PER_METRE, SHINE, SHARPNESS, REFLECTANCE, INDEX, OPACITY, PASSES = range(11, 18)
+# Places in the numbers of the whole scene.
+UP, TOP, BOTTOM, AMBIENT, PROJECTOR = 0, 3, 6, 9, 12
+Light = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class Hits:
-    """Where rays ended.
-
-    Attributes:
-        distance: (N,) along the ray, infinite where nothing was met.
-        primitive: (N,) int64, `NOTHING` where nothing was met.
-    """
-
-    distance: Tensor
-    primitive: Tensor
-
-
-@dataclass(frozen=True)
-class Shaded:
-    """Colours of camera rays.
+class World(NamedTuple):
+    """A scene as few arrays, which compiled code reads.
 
     Attributes:
-        colour: (3, N) linear light.
-        hits: of the camera rays themselves: the first surfaces.
-        lit: (N,) int64, bit k: light k reaches the first surface.
+        prims: (P, ..) table of primitives.
+        waves: (K, 4) of heightfields.
+        mats: (M, 18) table of materials.
+        lamps: (L, 6) positions and colours.
+        sky: (18,) up vector, colours of top and bottom, ambient light, and the projector's position, strength, texels
+            and texture; no strength, no projector.
+        windows: (W, 7) of the environment.
+        texels: mip pyramids of all textures, (.., 2).
     """
 
-    colour: Tensor
-    hits: Hits
-    lit: Tensor
+    prims: np.ndarray
+    waves: np.ndarray
+    mats: np.ndarray
+    lamps: np.ndarray
+    sky: np.ndarray
+    windows: np.ndarray
+    texels: np.ndarray
 
 
-class Tracer:
-    """Casts rays into one scene.
-
-    Args:
-        scene: what is seen.
-        pixel: angle of a pixel, rad: 1 / fx.
-        device: of all tensors.
-    """
-
-    def __init__(self, scene: Scene, pixel: float, device: torch.device | str = "cpu") -> None:
-        self.scene = scene
-        self.pixel = pixel
-        self.device = torch.device(device)
-        self.atlas = Atlas(list(scene.textures), self.device)
-        self.caster = Caster(scene.primitives, self.device)
-        materials = scene.materials
-        self.material = torch.tensor([primitive.material for primitive in scene.primitives], device=self.device)
-        self.surface = torch.tensor([int(material.surface) for material in materials], device=self.device)
-        self.texture = torch.tensor([material.texture for material in materials], device=self.device)
-        self.colours = self._tensor([material.colours.tolist() for material in materials])
-        self.palettes = self.colours.reshape(-1, 9).T.contiguous()
-        names = ("texels", "shine", "sharpness", "reflectance", "index", "opacity")
-        self.numbers = {name: self._tensor([getattr(material, name) for material in materials]) for name in names}
-        self.passes = self._tensor([_passes(material) for material in materials])
-        self.ambient = self._tensor(scene.ambient)[:, None]
-        nearest = min(float(abs(primitive.center).max()) for primitive in scene.primitives)
-        self.step_off = STEP_OFF * max(nearest, 0.05)
-
-    def _tensor(self, values: object) -> Tensor:
-        return torch.from_numpy(np.asarray(values, np.float32)).to(self.device)
-
-    def first_hits(self, origin: Tensor, direction: Tensor) -> Hits:
-        """Return the nearest surfaces of rays (3, N) from `origin`, (3, 1) or (3, N)."""
-        rays = bundled(direction)
-        starts = origin.T[..., None] if origin.shape[1] == 1 else bundled(origin)
-        distance = torch.full((len(rays), rays.shape[2]), INFINITY, device=self.device)
-        found = torch.full(distance.shape, NOTHING, dtype=torch.int64, device=self.device)
-        for primitive, bundle, enter, leave in self.caster.meetings(starts, rays):
-            near = nearest(enter, leave, self.step_off)
-            best = distance.index_select(0, bundle)
-            closer = near < best
-            distance[bundle] = torch.where(closer, near, best)
-            found[bundle] = torch.where(closer, primitive[:, None], found.index_select(0, bundle))
-        count = direction.shape[1]
-        return Hits(distance.reshape(-1)[:count], found.reshape(-1)[:count])
-
-    def transmittance(self, lamp: Tensor, point: Tensor) -> Tensor:
-        """Return the share of a lamp's light, (N,), that comes straight to points (3, N); rays go from the lamp.
-
-        Args:
-            lamp: (3, 1) its position.
-            point: just above the surfaces that are lit.
-        """
-        way = point - lamp
-        long = norm(way)
-        rays, reach = bundled(way / long), bundled(long - self.step_off)
-        share = torch.ones_like(reach)
-        for primitive, bundle, enter, leave in self.caster.meetings(lamp.T[..., None], rays, reach):
-            blocked = (enter <= leave) & (leave > 0) & (enter < reach.index_select(0, bundle))
-            passes = self.passes[self.material[primitive]][:, None]
-            share[bundle] = share.index_select(0, bundle) * torch.where(blocked, passes, 1.0)
-        return share.reshape(-1)[: len(long)]
-
-    def trace(self, origin: Tensor, direction: Tensor) -> Shaded:
-        """Return the colours seen from one point, (3, 1), along unit directions (3, N)."""
-        count = direction.shape[1]
-        colour = torch.zeros(3, count, device=self.device)
-        first: Shaded | None = None
-        ray = torch.arange(count, device=self.device)
-        weight = torch.ones(3, count, device=self.device)
-        length = torch.zeros(count, device=self.device)
-        for _ in range(MAX_DEPTH):
-            hits = self.first_hits(origin, direction)
-            missed = hits.primitive == NOTHING
-            if bool(missed.any()):
-                colour.index_add_(1, ray[missed], weight[:, missed] * self._background(direction[:, missed]))
-            met = (~missed).nonzero().squeeze(1)
-            start = origin if origin.shape[1] == 1 else origin.index_select(1, met)
-            point = start + hits.distance[met] * direction.index_select(1, met)
-            length = length[met] + hits.distance[met]
-            ray, weight, direction = ray[met], weight.index_select(1, met), direction.index_select(1, met)
-            primitive = hits.primitive[met]
-            light, lit, normals = self._shade(point, direction, primitive, length, weight.amax(0))
-            colour.index_add_(1, ray, weight * light)
-            if first is None:
-                all_lit = torch.zeros(count, dtype=torch.int64, device=self.device)
-                all_lit[met] = lit
-                first = Shaded(colour, hits, all_lit)
-            origin, direction, weight, ray, length = self._next_rays(
-                point, direction, normals, primitive, weight, ray, length
-            )
-            if not len(ray):
-                break
-        assert first is not None
-        return first
-
-    def _background(self, direction: Tensor) -> Tensor:
-        environment = self.scene.environment
-        height = 0.5 + 0.5 * (self._tensor(environment.up) @ direction)
-        bottom, top = self._tensor(environment.bottom)[:, None], self._tensor(environment.top)[:, None]
-        light = bottom + height * (top - bottom)
-        for window in environment.windows:
-            values = self._tensor(window)
-            light = light + values[3:6, None] * torch.exp(values[6] * (values[:3] @ direction - 1.0))
-        return light
-
-    def _shade(
-        self, point: Tensor, direction: Tensor, primitive: Tensor, length: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the light a surface itself sends, (3, N), the lights that reach it as bits, and outward normals."""
-        normals, u, v = self.caster.surfaces(point, primitive)
-        material = self.material[primitive]
-        cosine = dot(normals, direction)
-        facing = torch.where(cosine > 0, -normals, normals)
-        surface = self.surface[material]
-        albedo = torch.zeros_like(point)
-        rough = (surface == Surface.DIFFUSE) | (surface == Surface.GLOSSY) | (surface == Surface.TRANSLUCENT)
-        chosen = rough.nonzero().squeeze(1)
-        dull = material[chosen]
-        texels = self.numbers["texels"][dull]
-        footprint = length[chosen] * self.pixel * texels / cosine[chosen].abs().clamp_min(0.2).sqrt()
-        fields = self.atlas.read(self.texture[dull], u[chosen] * texels, v[chosen] * texels, footprint).T
-        base, one, two = self.palettes.index_select(1, dull).reshape(3, 3, -1)
-        albedo[:, chosen] = (base + fields[0] * (one - base) + fields[1] * (two - base)).clamp(0.01, 1.0)
-        light, lit = self._lamps(point + self.step_off * facing, facing, direction, albedo, material, weight)
-        opacity = torch.where(surface == Surface.TRANSLUCENT, self.numbers["opacity"][material], 1.0)
-        return light * opacity, lit, normals
-
-    def _lamps(
-        self, point: Tensor, facing: Tensor, view: Tensor, albedo: Tensor, material: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return Lambert's and Blinn-Phong's light with shadows, and the bits of the lamps that are seen."""
-        up = self._tensor(self.scene.environment.up)
-        light = albedo * self.ambient * (0.75 + 0.25 * (up @ facing))
-        lit = torch.zeros(point.shape[1], dtype=torch.int64, device=self.device)
-        shiny = (self.numbers["shine"][material] > 0).nonzero().squeeze(1)
-        polish = material[shiny]
-        for index, lamp in enumerate(self.scene.lights):
-            place = self._tensor(lamp.position)[:, None]
-            towards = place - point
-            towards = towards / norm(towards)
-            cosine = dot(facing, towards).clamp_min(0.0)
-            share = self._shares(place, point, cosine, weight)
-            bright = (share * cosine) * albedo
-            half = towards.index_select(1, shiny) - view.index_select(1, shiny)
-            aligned = (dot(facing.index_select(1, shiny), half) / norm(half)).clamp_min(0.0)
-            spot = self.numbers["shine"][polish] * aligned.pow(self.numbers["sharpness"][polish]) * share[shiny]
-            light = light + self._tensor(lamp.colour)[:, None] * bright.index_add_(1, shiny, spot.expand(3, -1))
-            lit |= (share > 0.5).long() << index
-        if self.scene.projector is not None:
-            light = light + albedo * self._dots(point, facing, weight)
-        return light, lit
-
-    def _shares(self, lamp: Tensor, point: Tensor, cosine: Tensor, weight: Tensor) -> Tensor:
-        """Return what arrives of a lamp at surfaces turned to it; light that hardly counts is not asked for shadows."""
-        share = (cosine > 0).to(point.dtype)
-        asked = ((cosine > 0) & (weight > LEAST_SHADOWED)).nonzero().squeeze(1)
-        share[asked] = self.transmittance(lamp, point.index_select(1, asked))
-        return share
-
-    def _dots(self, point: Tensor, facing: Tensor, weight: Tensor) -> Tensor:
-        """Return the light of the projected dots, (N,): a texture over the direction from the projector."""
-        projector = self.scene.projector
-        assert projector is not None
-        place = self._tensor(projector.position)[:, None]
-        away = point - place
-        cosine = -dot(facing, away) / norm(away)
-        share = self._shares(place, point, cosine.masked_fill(away[2] < 1e-3, -1.0), weight)
-        u, v = (away[axis] / away[2].clamp_min(1e-3) * projector.texels for axis in (0, 1))
-        # The pattern is sharp on every surface, and a pixel is as wide as so many texels at any distance.
-        wide = torch.full_like(u, self.pixel * projector.texels)
-        texture = torch.full_like(u, projector.texture, dtype=torch.int64)
-        return projector.strength * self.atlas.read(texture, u, v, wide)[:, 0] * share * cosine.clamp_min(0.0)
-
-    def _next_rays(
-        self, point: Tensor, direction: Tensor, normals: Tensor, primitive: Tensor, weight: Tensor, ray: Tensor,
-        length: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-        """Return origins, directions, weights, camera rays and lengths of the rays that specular surfaces send out."""
-        material = self.material[primitive]
-        surface = self.surface[material]
-        children: list[tuple[Tensor, ...]] = []
-
-        def send(chosen: Tensor, towards: Tensor, share: Tensor) -> None:
-            carried = weight[:, chosen] * share
-            strong = (carried.amax(0) > LEAST_WEIGHT).nonzero().squeeze(1)
-            if len(strong):
-                kept = chosen[strong]
-                away = towards[:, strong]
-                away = away / norm(away)
-                children.append((point[:, kept], away, carried[:, strong], ray[kept], length[kept]))
-
-        cosine = dot(direction, normals)
-        facing = torch.where(cosine > 0, -normals, normals)
-        cosine = cosine.abs().clamp(0.0, 1.0)
-        tint = self.palettes[:3].index_select(1, material)
-        ratio = 1.0 / self.numbers["index"][material]
-
-        chosen = ((surface == Surface.MIRROR) | (surface == Surface.GLOSSY)).nonzero().squeeze(1)
-        if len(chosen):
-            share = schlick(cosine[chosen], self.numbers["reflectance"][material[chosen]])
-            share = torch.where(surface[chosen] == Surface.MIRROR, tint[:, chosen], share)
-            send(chosen, reflect(direction[:, chosen], facing[:, chosen]), share)
-        chosen = (surface == Surface.GLASS).nonzero().squeeze(1)
-        if len(chosen):
-            inside = dot(direction[:, chosen], normals[:, chosen]) > 0
-            ratios = torch.where(inside, 1.0 / ratio[chosen], ratio[chosen])
-            reflected = fresnel(cosine[chosen], ratios)
-            send(chosen, reflect(direction[:, chosen], facing[:, chosen]), reflected.expand(3, -1))
-            bent, _ = refract(direction[:, chosen], facing[:, chosen], ratios)
-            send(chosen, bent, (1.0 - reflected) * torch.where(inside, tint[:, chosen], torch.ones_like(bent)))
-        chosen = (surface == Surface.THIN_GLASS).nonzero().squeeze(1)
-        if len(chosen):
-            reflected = thin_sheet(fresnel(cosine[chosen], ratio[chosen]))
-            send(chosen, reflect(direction[:, chosen], facing[:, chosen]), reflected.expand(3, -1))
-            send(chosen, direction[:, chosen], (1.0 - reflected) * tint[:, chosen])
-        chosen = (surface == Surface.TRANSLUCENT).nonzero().squeeze(1)
-        if len(chosen):
-            through = 1.0 - self.numbers["opacity"][material[chosen]]
-            send(chosen, direction[:, chosen], through * tint[:, chosen])
-        if not children:
-            empty = point[:, :0]
-            return empty, empty, empty, ray[:0], length[:0]
-        origins, directions, weights, rays, lengths = zip(*children, strict=True)
-        return torch.cat(origins, 1), torch.cat(directions, 1), torch.cat(weights, 1), torch.cat(rays), torch.cat(lengths)
+def world_of(scene: Scene) -> World:
+    """Return a scene as arrays."""
+    mats = [
+        (int(m.surface), m.texture, *m.colours.reshape(-1), m.texels, m.shine, m.sharpness, m.reflectance, m.index,
+         m.opacity, _passes(m))
+        for m in scene.materials
+    ]  # fmt: skip
+    dots, around = scene.projector, scene.environment
+    projector = (0.0,) * 6 if dots is None else (*dots.position, dots.strength, dots.texels, dots.texture)
+    prims, waves = table(scene.primitives)
+    return World(
+        prims=prims,
+        waves=waves,
+        mats=np.array(mats, float),
+        lamps=np.array([(*light.position, *light.colour) for light in scene.lights], float).reshape(-1, 6),
+        sky=np.array([*around.up, *around.top, *around.bottom, *scene.ambient, *projector], float),
+        windows=np.array(around.windows, float).reshape(-1, 7),
+        texels=pyramids(scene.textures),
+    )
 
 
 def _passes(material: Material) -> float:
+    """Return the share of a lamp's light that a surface lets through straight."""
     match material.surface:
         case Surface.GLASS | Surface.THIN_GLASS:
             return GLASS_SHADE
@@ -292,3 +88,259 @@ def _passes(material: Material) -> float:
             return 1.0 - material.opacity
         case _:
             return 0.0
+
+
+@compiled
+def first_hit(prims: np.ndarray, waves: np.ndarray, o: Vector, d: Vector) -> tuple[float, int]:
+    """Return distance and primitive of the nearest surface ahead; infinity and `NOTHING` if there is none."""
+    best, found = INFINITY, NOTHING
+    for p in range(prims.shape[0]):
+        enter, leave = meet(prims, waves, p, o, d, best)
+        if enter <= leave:
+            t = enter if enter > STEP_OFF else leave
+            if STEP_OFF < t < best:
+                best, found = t, p
+    return best, found
+
+
+@compiled
+def transmittance(
+    prims: np.ndarray, waves: np.ndarray, mats: np.ndarray, o: Vector, d: Vector, reach: float
+) -> float:
+    """Return the share of light that comes straight along d from `reach` metres away."""
+    share = 1.0
+    for p in range(prims.shape[0]):
+        enter, leave = meet(prims, waves, p, o, d, reach)
+        if enter <= leave:
+            t = enter if enter > STEP_OFF else leave
+            if STEP_OFF < t < reach:
+                share *= mats[int(prims[p, MATERIAL]), PASSES]
+                if share == 0.0:
+                    break
+    return share
+
+
+@compiled
+def surface_at(prims: np.ndarray, waves: np.ndarray, p: int, point: Vector) -> tuple[Vector, float, float]:
+    """Return the outward normal and the texture's coordinates, m, at a point of primitive p.
+
+    The texture is projected along the axis of the primitive's frame that the normal is closest to. Each primitive,
+    and each pair of its faces, takes another part of it.
+    """
+    i, j, k = into_frame(prims, p, point[0] - prims[p, 1], point[1] - prims[p, 2], point[2] - prims[p, 3])
+    x, y, z = outward(prims, waves, p, i, j, k)
+    if abs(x) >= abs(y) and abs(x) >= abs(z):
+        u, v = j, k
+    elif abs(y) >= abs(z):
+        u, v = i + 0.37, k + 0.37
+    else:
+        u, v = i + 0.74, j + 0.74
+    normal = (
+        prims[p, 4] * x + prims[p, 7] * y + prims[p, 10] * z,
+        prims[p, 5] * x + prims[p, 8] * y + prims[p, 11] * z,
+        prims[p, 6] * x + prims[p, 9] * y + prims[p, 12] * z,
+    )
+    return normal, u + 0.61 * p, v + 0.61 * p
+
+
+@compiled
+def background(sky: np.ndarray, windows: np.ndarray, d: Vector) -> Light:
+    """Return what a ray sees that meets nothing."""
+    k = 0.5 + 0.5 * (sky[UP] * d[0] + sky[UP + 1] * d[1] + sky[UP + 2] * d[2])
+    r = sky[BOTTOM] + k * (sky[TOP] - sky[BOTTOM])
+    g = sky[BOTTOM + 1] + k * (sky[TOP + 1] - sky[BOTTOM + 1])
+    b = sky[BOTTOM + 2] + k * (sky[TOP + 2] - sky[BOTTOM + 2])
+    for w in range(windows.shape[0]):
+        aligned = windows[w, 0] * d[0] + windows[w, 1] * d[1] + windows[w, 2] * d[2]
+        glow = math.exp(windows[w, 6] * (aligned - 1.0))
+        r, g, b = r + glow * windows[w, 3], g + glow * windows[w, 4], b + glow * windows[w, 5]
+    return r, g, b
+
+
+@compiled
+def _mixed(mats: np.ndarray, m: int, channel: int, a: float, b: float) -> float:
+    """Return one channel of c0 + a (c1 - c0) + b (c2 - c0)."""
+    base = mats[m, COLOUR + channel]
+    mixed = base + a * (mats[m, COLOUR + 3 + channel] - base) + b * (mats[m, COLOUR + 6 + channel] - base)
+    return min(max(mixed, 0.01), 1.0)
+
+
+@compiled
+def shade(
+    prims: np.ndarray, waves: np.ndarray, mats: np.ndarray, lamps: np.ndarray, sky: np.ndarray, texels: np.ndarray,
+    m: int, point: Vector, d: Vector, n: Vector, u: float, v: float, width: float, pixel: float,
+) -> tuple[Light, int]:  # fmt: skip
+    """Return the light that a surface sends by itself, and bit k for each lamp k that reaches it.
+
+    Lambert's law for lamps and dots, Blinn and Phong's for highlights, and ambient light that is stronger from above.
+
+    Args:
+        prims: of the world, as all arrays.
+        waves: likewise.
+        mats: likewise.
+        lamps: likewise.
+        sky: likewise.
+        texels: likewise.
+        m: material.
+        point: of the surface.
+        d: of the ray that arrives.
+        n: unit normal against it.
+        u: coordinate of the texture, m.
+        v: likewise.
+        width: of the pixel's footprint on the surface, m.
+        pixel: angle of a pixel, rad.
+    """
+    surface = mats[m, SURFACE]
+    rough = surface == DIFFUSE or surface == GLOSSY or surface == TRANSLUCENT
+    red, green, blue = 0.0, 0.0, 0.0
+    if rough:
+        fine = mats[m, TEXELS_PER_METRE]
+        a, b = look_up(texels, int(mats[m, TEXTURE]), u * fine, v * fine, width * fine)
+        red, green, blue = _mixed(mats, m, 0, a, b), _mixed(mats, m, 1, a, b), _mixed(mats, m, 2, a, b)
+    k = 0.75 + 0.25 * (sky[UP] * n[0] + sky[UP + 1] * n[1] + sky[UP + 2] * n[2])
+    r, g, b = red * sky[AMBIENT] * k, green * sky[AMBIENT + 1] * k, blue * sky[AMBIENT + 2] * k
+    start = (point[0] + STEP_OFF * n[0], point[1] + STEP_OFF * n[1], point[2] + STEP_OFF * n[2])
+    lit = 0
+    for lamp in range(lamps.shape[0]):
+        x, y, z = lamps[lamp, 0] - start[0], lamps[lamp, 1] - start[1], lamps[lamp, 2] - start[2]
+        reach = math.sqrt(x * x + y * y + z * z)
+        x, y, z = x / reach, y / reach, z / reach
+        cosine = x * n[0] + y * n[1] + z * n[2]
+        if cosine <= 0.0:
+            continue
+        share = transmittance(prims, waves, mats, start, (x, y, z), reach)
+        if share == 0.0:
+            continue
+        if share > 0.5:
+            lit |= 1 << lamp
+        spot = 0.0
+        if mats[m, SHINE] > 0.0:
+            hx, hy, hz = x - d[0], y - d[1], z - d[2]
+            aligned = (hx * n[0] + hy * n[1] + hz * n[2]) / math.sqrt(hx * hx + hy * hy + hz * hz)
+            if aligned > 0.0:
+                spot = mats[m, SHINE] * aligned ** mats[m, SHARPNESS]
+        r += share * lamps[lamp, 3] * (red * cosine + spot)
+        g += share * lamps[lamp, 4] * (green * cosine + spot)
+        b += share * lamps[lamp, 5] * (blue * cosine + spot)
+    if rough and sky[PROJECTOR + 3] > 0.0:
+        dots = projected(prims, waves, mats, sky, texels, start, n, pixel)
+        r, g, b = r + red * dots, g + green * dots, b + blue * dots
+    if surface == TRANSLUCENT:
+        k = mats[m, OPACITY]
+        r, g, b = k * r, k * g, k * b
+    return (r, g, b), lit
+
+
+@compiled
+def projected(
+    prims: np.ndarray, waves: np.ndarray, mats: np.ndarray, sky: np.ndarray, texels: np.ndarray, point: Vector,
+    n: Vector, pixel: float,
+) -> float:  # fmt: skip
+    """Return the light of the projected dots on a surface: a texture over the direction from the projector.
+
+    The pattern is sharp on every surface, and a pixel is as wide as so many texels at any distance.
+    """
+    x, y, z = point[0] - sky[PROJECTOR], point[1] - sky[PROJECTOR + 1], point[2] - sky[PROJECTOR + 2]
+    reach = math.sqrt(x * x + y * y + z * z)
+    cosine = -(x * n[0] + y * n[1] + z * n[2]) / reach
+    if cosine <= 0.0 or z <= 1e-3:
+        return 0.0
+    fine = sky[PROJECTOR + 4]
+    pattern, _ = look_up(texels, int(sky[PROJECTOR + 5]), x / z * fine, y / z * fine, pixel * fine)
+    if pattern < 1e-3:
+        return 0.0
+    share = transmittance(prims, waves, mats, point, (-x / reach, -y / reach, -z / reach), reach)
+    return sky[PROJECTOR + 3] * pattern * cosine * share
+
+
+@compiled
+def trace(
+    prims: np.ndarray, waves: np.ndarray, mats: np.ndarray, lamps: np.ndarray, sky: np.ndarray, windows: np.ndarray,
+    texels: np.ndarray, o: Vector, d: Vector, pixel: float, stack: np.ndarray,
+) -> tuple[Light, float, int, int]:  # fmt: skip
+    """Return the light along a camera ray, and distance, primitive and lamps of its first surface.
+
+    Args:
+        prims: of the world, as all arrays.
+        waves: likewise.
+        mats: likewise.
+        lamps: likewise.
+        sky: likewise.
+        windows: likewise.
+        texels: likewise.
+        o: origin.
+        d: unit direction.
+        pixel: angle of a pixel, rad.
+        stack: (STACK, 11) scratch, rows of origin, direction, weight, length and depth.
+    """
+    r, g, b = 0.0, 0.0, 0.0
+    waiting = _push(stack, 0, o, d, (1.0, 1.0, 1.0), 0.0, 0.0)
+    distance, primitive, lamps_seen = INFINITY, NOTHING, 0
+    while waiting > 0:
+        waiting -= 1
+        o = (stack[waiting, 0], stack[waiting, 1], stack[waiting, 2])
+        d = (stack[waiting, 3], stack[waiting, 4], stack[waiting, 5])
+        w = (stack[waiting, 6], stack[waiting, 7], stack[waiting, 8])
+        length, depth = stack[waiting, 9], stack[waiting, 10]
+        t, p = first_hit(prims, waves, o, d)
+        if p == NOTHING:
+            light = background(sky, windows, d)
+            r, g, b = r + w[0] * light[0], g + w[1] * light[1], b + w[2] * light[2]
+            continue
+        point = (o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
+        length += t
+        n, u, v = surface_at(prims, waves, p, point)
+        cosine = n[0] * d[0] + n[1] * d[1] + n[2] * d[2]
+        inside = cosine > 0.0
+        if inside:
+            n = (-n[0], -n[1], -n[2])
+        cosine = min(abs(cosine), 1.0)
+        width = length * pixel / math.sqrt(max(cosine, 0.2))
+        m = int(prims[p, MATERIAL])
+        light, lit = shade(prims, waves, mats, lamps, sky, texels, m, point, d, n, u, v, width, pixel)
+        r, g, b = r + w[0] * light[0], g + w[1] * light[1], b + w[2] * light[2]
+        if depth == 0.0:
+            distance, primitive, lamps_seen = t, p, lit
+        surface = mats[m, SURFACE]
+        if surface == DIFFUSE or depth >= MAX_DEPTH:
+            continue
+        tint = (mats[m, COLOUR], mats[m, COLOUR + 1], mats[m, COLOUR + 2])
+        mirrored, passed = 0.0, 0.0
+        onwards = d
+        if surface == MIRROR:
+            mirrored = 1.0
+            w = (w[0] * tint[0], w[1] * tint[1], w[2] * tint[2])
+        elif surface == GLOSSY:
+            mirrored = schlick(cosine, mats[m, REFLECTANCE])
+        elif surface == GLASS:
+            ratio = mats[m, INDEX] if inside else 1.0 / mats[m, INDEX]
+            mirrored = fresnel(cosine, ratio)
+            passed = 1.0 - mirrored
+            onwards = refract(d, n, ratio)
+            if not inside:  # the glass colours light once, as it leaves
+                tint = (1.0, 1.0, 1.0)
+        elif surface == THIN_GLASS:
+            mirrored = thin_sheet(fresnel(cosine, 1.0 / mats[m, INDEX]))
+            passed = 1.0 - mirrored
+        else:
+            passed = 1.0 - mats[m, OPACITY]
+        if mirrored > 0.0:
+            share = (mirrored * w[0], mirrored * w[1], mirrored * w[2])
+            waiting = _push(stack, waiting, point, reflect(d, n), share, length, depth + 1.0)
+        if passed > 0.0:
+            share = (passed * tint[0] * w[0], passed * tint[1] * w[1], passed * tint[2] * w[2])
+            waiting = _push(stack, waiting, point, onwards, share, length, depth + 1.0)
+    return (r, g, b), distance, primitive, lamps_seen
+
+
+@compiled
+def _push(stack: np.ndarray, waiting: int, o: Vector, d: Vector, w: Light, length: float, depth: float) -> int:
+    """Put a ray on the stack unless it does not count; return the number of rays that wait."""
+    if max(w[0], w[1], w[2]) < LEAST_WEIGHT:
+        return waiting
+    long = math.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
+    stack[waiting, 0], stack[waiting, 1], stack[waiting, 2] = o
+    stack[waiting, 3], stack[waiting, 4], stack[waiting, 5] = d[0] / long, d[1] / long, d[2] / long
+    stack[waiting, 6], stack[waiting, 7], stack[waiting, 8] = w
+    stack[waiting, 9], stack[waiting, 10] = length, depth
+    return waiting + 1
