@@ -105,8 +105,18 @@ def into_frame(prims: np.ndarray, p: int, x: float, y: float, z: float) -> Vecto
 
 
 @compiled
-def meet(prims: np.ndarray, waves: np.ndarray, p: int, o: Vector, d: Vector, farthest: float) -> Interval:
-    """Return the interval [t0, t1] of primitive p, empty if it is missed or its bounding sphere is past `farthest`.
+def may_meet(prims: np.ndarray, p: int, o: Vector, d: Vector, farthest: float) -> bool:
+    """Return whether a ray passes the bounding sphere of primitive p nearer than `farthest`."""
+    x, y, z = prims[p, CENTER] - o[0], prims[p, CENTER + 1] - o[1], prims[p, CENTER + 2] - o[2]
+    along, radius = x * d[0] + y * d[1] + z * d[2], prims[p, RADIUS]
+    return (
+        along >= -radius and along - radius <= farthest and x * x + y * y + z * z - along * along <= radius * radius
+    )
+
+
+@compiled
+def meet(prims: np.ndarray, waves: np.ndarray, p: int, o: Vector, d: Vector) -> Interval:
+    """Return the interval [t0, t1] of primitive p, empty if it is missed.
 
     Args:
         prims: from `table`.
@@ -114,13 +124,9 @@ def meet(prims: np.ndarray, waves: np.ndarray, p: int, o: Vector, d: Vector, far
         p: row of `prims`.
         o: origin in the world.
         d: unit direction in the world.
-        farthest: distance.
     """
-    x, y, z = prims[p, 1] - o[0], prims[p, 2] - o[1], prims[p, 3] - o[2]
-    along, radius = x * d[0] + y * d[1] + z * d[2], prims[p, RADIUS]
-    if along < -radius or along - radius > farthest or x * x + y * y + z * z - along * along > radius * radius:
-        return INFINITY, -INFINITY
-    start, ray = into_frame(prims, p, -x, -y, -z), into_frame(prims, p, d[0], d[1], d[2])
+    start = into_frame(prims, p, o[0] - prims[p, CENTER], o[1] - prims[p, CENTER + 1], o[2] - prims[p, CENTER + 2])
+    ray = into_frame(prims, p, d[0], d[1], d[2])
     kind, a, b, c = prims[p, KIND], prims[p, SIZE], prims[p, SIZE + 1], prims[p, SIZE + 2]
     if kind == SPHERE:
         return _sphere(start, ray, a, 0.0)

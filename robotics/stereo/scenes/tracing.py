@@ -15,7 +15,7 @@ import numpy as np
 from robotics.stereo.pair import Surface
 from robotics.stereo.scenes.compiled import compiled
 from robotics.stereo.scenes.optics import Vector, fresnel, reflect, refract, schlick, thin_sheet
-from robotics.stereo.scenes.primitives import INFINITY, MATERIAL, into_frame, meet, outward, table
+from robotics.stereo.scenes.primitives import INFINITY, MATERIAL, into_frame, may_meet, meet, outward, table
 from robotics.stereo.scenes.scene import Material, Scene
 from robotics.stereo.scenes.textures import look_up, pyramids
 
@@ -95,7 +95,9 @@ def first_hit(prims: np.ndarray, waves: np.ndarray, o: Vector, d: Vector) -> tup
     """Return distance and primitive of the nearest surface ahead; infinity and `NOTHING` if there is none."""
     best, found = INFINITY, NOTHING
     for p in range(prims.shape[0]):
-        enter, leave = meet(prims, waves, p, o, d, best)
+        if not may_meet(prims, p, o, d, best):
+            continue
+        enter, leave = meet(prims, waves, p, o, d)
         if enter <= leave:
             t = enter if enter > STEP_OFF else leave
             if STEP_OFF < t < best:
@@ -110,7 +112,9 @@ def transmittance(
     """Return the share of light that comes straight along d from `reach` metres away."""
     share = 1.0
     for p in range(prims.shape[0]):
-        enter, leave = meet(prims, waves, p, o, d, reach)
+        if not may_meet(prims, p, o, d, reach):
+            continue
+        enter, leave = meet(prims, waves, p, o, d)
         if enter <= leave:
             t = enter if enter > STEP_OFF else leave
             if STEP_OFF < t < reach:
