@@ -33,6 +33,7 @@ class Dresser:
         chances = np.array(list(config.textures.values()), float)
         drawn = rng.choice(len(kinds), config.textures_in_scene, p=chances / chances.sum())
         self.textures = [make_texture(kinds[int(kind)], rng) for kind in drawn]
+        self.rich = [index for index, kind in enumerate(drawn) if kinds[int(kind)] != "flat"]
         self.materials: list[Material] = []
 
     def thing(self, pixels: float) -> int:
@@ -46,17 +47,20 @@ class Dresser:
 
     def backdrop(self, pixels: float) -> int:
         """Return the index of a material of a table, wall or floor: opaque, and seldom without texture."""
-        return self._new(Surface.GLOSSY if self.rng.random() < 0.12 else Surface.DIFFUSE, pixels)
+        surface = Surface.GLOSSY if self.rng.random() < 0.12 else Surface.DIFFUSE
+        return self._new(surface, pixels, rich=self.rng.random() < 0.9)
 
-    def _new(self, surface: Surface, pixels: float) -> int:
+    def _new(self, surface: Surface, pixels: float, *, rich: bool = False) -> int:
         rng = self.rng
+        known = self.rich if rich and self.rich else range(len(self.textures))
+        texture = int(rng.choice(known))
         texel = np.exp(rng.uniform(np.log(0.5), np.log(4.0)))  # size of a texel in the image, px
         shine, sharpness, reflectance = 0.0, 30.0, 0.04
         match surface:
             case Surface.DIFFUSE | Surface.TRANSLUCENT:
-                colours = self._palette()
+                colours = self._palette(rich)
             case Surface.GLOSSY:
-                colours = self._palette()
+                colours = self._palette(rich)
                 shine, sharpness = rng.uniform(0.05, 0.6), np.exp(rng.uniform(np.log(10), np.log(300)))
                 reflectance = rng.uniform(0.03, 0.15)
             case Surface.MIRROR:
@@ -68,19 +72,19 @@ class Dresser:
                 shine, sharpness = rng.uniform(0.3, 1.0), np.exp(rng.uniform(np.log(100), np.log(500)))
         self.materials.append(
             Material(
-                surface, colours, texture=int(rng.integers(len(self.textures))), texels=float(pixels / texel),
+                surface, colours, texture=texture, texels=float(pixels / texel),
                 shine=float(shine), sharpness=float(sharpness), reflectance=float(reflectance),
                 index=float(rng.uniform(*self.config.index)), opacity=float(rng.uniform(0.3, 0.8)),
             )
         )  # fmt: skip
         return len(self.materials) - 1
 
-    def _palette(self) -> np.ndarray:
-        """Return three colours: often of one hue and little contrast, sometimes of any."""
+    def _palette(self, rich: bool) -> np.ndarray:
+        """Return three colours: often of one hue and, unless `rich`, little contrast; else of any."""
         rng = self.rng
         base = _colour(rng)
         if rng.random() < 0.5:
-            contrast = rng.uniform(0.1, 0.7)
+            contrast = rng.uniform(0.5 if rich else 0.15, 1.2)
             shades = base * np.exp(contrast * rng.standard_normal((2, 1))) + 0.05 * rng.standard_normal((2, 3))
             return np.clip(np.stack([base, *shades]), 0.02, 0.95)
         return np.stack([base, _colour(rng), _colour(rng)])

@@ -48,9 +48,7 @@ class Stage:
         return depth * np.array([(column - camera.cx_l) / camera.fx, (row - camera.cy) / camera.fy, 1.0])
 
 
-def random_scene(
-    config: ScenesConfig, width: int, height: int, rng: np.random.Generator
-) -> tuple[Scene, StereoCamera]:
+def random_scene(config: ScenesConfig, width: int, height: int, rng: np.random.Generator) -> tuple[Scene, StereoCamera]:
     """Return a scene and the pair that looks at it, for images of this size."""
     layouts = [name for name, weight in config.layouts.items() if weight > 0]
     chances = np.array([config.layouts[name] for name in layouts], float)
@@ -58,16 +56,21 @@ def random_scene(
     fx = width * rng.uniform(*config.focal)
     cx = (width - 1) / 2 + rng.uniform(-0.02, 0.02) * width
     cy = (height - 1) / 2 + rng.uniform(-0.02, 0.02) * height
+    pitch = np.radians(rng.uniform(12, 65))
+    distance = rng.uniform(0.4, 1.3)
     if layout == "tabletop":
-        distance = rng.uniform(0.4, 1.3)
-        baseline = width * rng.uniform(0.8, 1.0) * rng.uniform(0.055, 0.16) * distance / fx
+        # The table is nearest in the bottom row, which looks down by pitch + half the field of view.
+        below = pitch + np.arctan(0.5 * height / fx)
+        nearer = np.sin(below) / (np.sin(pitch) * np.cos(below - pitch))
+        least, most = config.near_disparity
+        baseline = width * rng.uniform(least, max(0.8 * most / nearer, 1.2 * least)) * distance / fx
     else:
         baseline = rng.uniform(*config.baseline)
     camera = StereoCamera(width, height, fx, fx, cx, cx, cy, baseline)
     dresser = Dresser(config, layout, rng)
     stage = Stage(config, camera, rng, dresser, [])
     if layout == "tabletop":
-        up, middle = _tabletop(stage, distance)
+        up, middle = _tabletop(stage, distance, pitch)
     elif layout == "clutter":
         up, middle = _clutter(stage)
     else:
@@ -89,24 +92,28 @@ def random_scene(
     )  # fmt: skip
 
 
-def _tabletop(stage: Stage, distance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Put objects on a table `distance` metres ahead, before a wall. Returns the up vector and the table's middle."""
+def _tabletop(stage: Stage, distance: float, pitch: float) -> tuple[np.ndarray, np.ndarray]:
+    """Put objects on a table `distance` metres ahead, seen from above by `pitch`, before a wall.
+
+    Returns the up vector and the table's middle.
+    """
     rng, camera = stage.rng, stage.camera
-    pitch, roll = np.radians(rng.uniform(12, 65)), np.radians(rng.uniform(-5, 5))
+    roll = np.radians(rng.uniform(-5, 5))
     up = _unit(np.array([np.sin(roll), -np.cos(pitch), -np.sin(pitch)]))
     frame = _frame(up)
     middle = np.array([0.0, 0.0, distance])
-    far = camera.fx / camera.width
-    stage.add("plane", middle, frame, (np.inf, np.inf), stage.dresser.backdrop(far / distance))
+    stage.add("plane", middle, frame, (np.inf, np.inf), stage.dresser.backdrop(camera.fx / distance))
     away = distance * np.exp(rng.uniform(np.log(0.6), np.log(3.5)))
     wall = _frame(-_turned(frame[:, 1], up, rng.uniform(-0.6, 0.6)))
-    stage.add("plane", middle + away * frame[:, 1], wall, (np.inf, np.inf), stage.dresser.backdrop(far / distance))
+    stage.add(
+        "plane", middle + away * frame[:, 1], wall, (np.inf, np.inf), stage.dresser.backdrop(camera.fx / distance)
+    )
 
     half = 0.5 * distance * camera.width / camera.fx
     taken: list[tuple[float, float, float]] = []
     low, high = stage.config.objects["tabletop"]
     for _ in range(int(rng.integers(low, high + 1))):
-        radius = half * np.exp(rng.uniform(np.log(0.07), np.log(0.26)))
+        radius = half * np.exp(rng.uniform(np.log(0.09), np.log(0.32)))
         for _ in range(20):
             x, y = rng.uniform(-0.95, 0.95) * half, rng.uniform(-0.45, 1.1) * half
             if all((x - a) ** 2 + (y - b) ** 2 > (0.95 * (radius + r)) ** 2 for a, b, r in taken):
@@ -218,9 +225,7 @@ def _slanted(stage: Stage, disparity: float, steepest: float, *, bounded: bool =
         _cloth(stage, depth * ray, frame, size, stage.dresser.backdrop(camera.fx / depth), 0.1)
 
 
-def _cloth(
-    stage: Stage, center: np.ndarray, frame: np.ndarray, size: float, material: int, roughness: float
-) -> None:
+def _cloth(stage: Stage, center: np.ndarray, frame: np.ndarray, size: float, material: int, roughness: float) -> None:
     """Put a heightfield of 3 to 6 waves; `roughness` bounds its slope."""
     rng = stage.rng
     count = int(rng.integers(3, 7))
@@ -237,9 +242,7 @@ def _float(stage: Stage, disparity: float, pixels: float) -> None:
     """Put one object of about `pixels` half width somewhere in the image, in any orientation."""
     rng, camera = stage.rng, stage.camera
     depth = camera.fx * camera.baseline / disparity
-    middle = stage.point(
-        rng.uniform(-0.05, 1.05) * camera.width, rng.uniform(-0.05, 1.05) * camera.height, depth
-    )
+    middle = stage.point(rng.uniform(-0.05, 1.05) * camera.width, rng.uniform(-0.05, 1.05) * camera.height, depth)
     radius = pixels * depth / camera.fx
     upright = _frame(np.array([0.0, -1.0, 0.0])) @ _about_z(rng.uniform(0, 2 * np.pi))
     rotation = upright if rng.random() < 0.4 else _any_rotation(rng)

@@ -109,9 +109,7 @@ def may_meet(prims: np.ndarray, p: int, o: Vector, d: Vector, farthest: float) -
     """Return whether a ray passes the bounding sphere of primitive p nearer than `farthest`."""
     x, y, z = prims[p, CENTER] - o[0], prims[p, CENTER + 1] - o[1], prims[p, CENTER + 2] - o[2]
     along, radius = x * d[0] + y * d[1] + z * d[2], prims[p, RADIUS]
-    return (
-        along >= -radius and along - radius <= farthest and x * x + y * y + z * z - along * along <= radius * radius
-    )
+    return along >= -radius and along - radius <= farthest and x * x + y * y + z * z - along * along <= radius * radius
 
 
 @compiled

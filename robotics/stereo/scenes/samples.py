@@ -12,9 +12,7 @@ from robotics.stereo.scenes.sensor import expose, random_sensor
 from robotics.stereo.sgbm import sgbm
 
 
-def make_sample(
-    config: ScenesConfig, width: int, height: int, seed: int, index: int
-) -> StereoSample:
+def make_sample(config: ScenesConfig, width: int, height: int, seed: int, index: int) -> StereoSample:
     """Return sample `index` of the data set with this seed; it depends on nothing else but the configuration.
 
     `raw` is what semi-global matching finds in the two images, with its holes.

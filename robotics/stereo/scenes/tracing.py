@@ -20,8 +20,8 @@ from robotics.stereo.scenes.scene import Material, Scene
 from robotics.stereo.scenes.textures import look_up, pyramids
 
 NOTHING = -1
-MAX_DEPTH = 8
-LEAST_WEIGHT = 0.01
+MAX_DEPTH = 6
+LEAST_WEIGHT = 0.02
 STACK = 2 * MAX_DEPTH + 2
 # A ray leaves a surface by this much, m; points are exact to about 1e-12.
 STEP_OFF = 1e-6
@@ -106,9 +106,7 @@ def first_hit(prims: np.ndarray, waves: np.ndarray, o: Vector, d: Vector) -> tup
 
 
 @compiled
-def transmittance(
-    prims: np.ndarray, waves: np.ndarray, mats: np.ndarray, o: Vector, d: Vector, reach: float
-) -> float:
+def transmittance(prims: np.ndarray, waves: np.ndarray, mats: np.ndarray, o: Vector, d: Vector, reach: float) -> float:
     """Return the share of light that comes straight along d from `reach` metres away."""
     share = 1.0
     for p in range(prims.shape[0]):
