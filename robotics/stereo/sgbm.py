@@ -20,6 +20,7 @@ class SgbmSettings:
         uniqueness: margin of the best cost over the second best, %.
         speckle_size: regions of fewer pixels are removed.
         speckle_range: change of disparity within a region, px.
+        pre_filter: truncation of the filtered images' values.
     """
 
     block: int = 5
@@ -29,12 +30,15 @@ class SgbmSettings:
     uniqueness: int = 10
     speckle_size: int = 100
     speckle_range: int = 2
+    pre_filter: int = 31
 
 
 def sgbm(
     left: np.ndarray, right: np.ndarray, max_disparity: float, settings: SgbmSettings | None = None, *, pad: bool = True
 ) -> np.ndarray:
     """Return the disparity of the left image, (height, width) float32 in px with NaN in holes.
+
+    A disparity of 0 is a hole too: it is the end of the search, where what has no partner gathers.
 
     Args:
         left: (height, width, 3) or (height, width) uint8.
@@ -58,10 +62,11 @@ def sgbm(
         minDisparity=0, numDisparities=count, blockSize=settings.block, P1=settings.p1, P2=settings.p2,
         disp12MaxDiff=settings.left_right, uniquenessRatio=settings.uniqueness,
         speckleWindowSize=settings.speckle_size, speckleRange=settings.speckle_range,
+        preFilterCap=settings.pre_filter,
         mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
     )  # fmt: skip
     found = matcher.compute(*images)[:, border:]
-    return np.where(found >= 0, found.astype(np.float32) / 16, np.float32(np.nan))
+    return np.where(found > 0, found.astype(np.float32) / 16, np.float32(np.nan))
 
 
 def fill_from_background(disparity: np.ndarray) -> np.ndarray:

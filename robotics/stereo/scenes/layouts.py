@@ -102,7 +102,8 @@ def _tabletop(stage: Stage, distance: float, pitch: float) -> tuple[np.ndarray, 
     up = _unit(np.array([np.sin(roll), -np.cos(pitch), -np.sin(pitch)]))
     frame = _frame(up)
     middle = np.array([0.0, 0.0, distance])
-    stage.add("plane", middle, frame, (np.inf, np.inf), stage.dresser.backdrop(camera.fx / distance))
+    pixels = camera.fx / distance
+    stage.add("plane", middle, frame, (np.inf, np.inf), stage.dresser.backdrop(pixels))
     away = distance * np.exp(rng.uniform(np.log(0.6), np.log(3.5)))
     wall = _frame(-_turned(frame[:, 1], up, rng.uniform(-0.6, 0.6)))
     stage.add(
@@ -118,14 +119,14 @@ def _tabletop(stage: Stage, distance: float, pitch: float) -> tuple[np.ndarray, 
             x, y = rng.uniform(-0.95, 0.95) * half, rng.uniform(-0.45, 1.1) * half
             if all((x - a) ** 2 + (y - b) ** 2 > (0.95 * (radius + r)) ** 2 for a, b, r in taken):
                 taken.append((x, y, radius))
-                _stand(stage, middle + frame[:, :2] @ (x, y), frame, radius, camera.fx / distance)
+                _stand(stage, middle + frame[:, :2] @ (x, y), frame, radius, pixels)
                 break
     if rng.random() < 0.4:
         for _ in range(int(rng.integers(1, 5))):
             size = half * rng.uniform(0.15, 0.6, 3)
             place = middle + frame @ (rng.uniform(-1.5, 1.5) * half, rng.uniform(0.5, 0.95) * away, size[2])
             turned = frame @ _about_z(rng.uniform(0, np.pi))
-            stage.add("box", place, turned, tuple(size), stage.dresser.thing(camera.fx / distance))
+            stage.add("box", place, turned, tuple(size), stage.dresser.thing(pixels))
     return up, middle
 
 

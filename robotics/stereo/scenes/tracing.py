@@ -193,7 +193,7 @@ def shade(
         pixel: angle of a pixel, rad.
     """
     surface = mats[m, SURFACE]
-    rough = surface == DIFFUSE or surface == GLOSSY or surface == TRANSLUCENT
+    rough = surface in (DIFFUSE, GLOSSY, TRANSLUCENT)
     red, green, blue = 0.0, 0.0, 0.0
     if rough:
         fine = mats[m, TEXELS_PER_METRE]
