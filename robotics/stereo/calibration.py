@@ -3,7 +3,7 @@
 | source | what is read | baseline |
 | --- | --- | --- |
 | Middlebury calib.txt | cam0, cam1, doffs, baseline, width, height | mm |
-| KITTI calib.txt, calib_cam_to_cam.txt | P2, P3 or P_rect_02, P_rect_03 (colour), else 0 and 1 | (P2[3] - P3[3]) / fx, m |
+| KITTI calib.txt, calib_cam_to_cam.txt | P2, P3 or P_rect_02, P_rect_03, else 0 and 1 | (P2[3] - P3[3]) / fx, m |
 | ROS camera_info YAML, two files | projection_matrix, image_width, image_height | -P_right[3] / P_right[0], m |
 | RealSense JSON | width, height, fx, fy, ppx, ppy, and baseline (m) or stereo_baseline (mm) | see left |
 

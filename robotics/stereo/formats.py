@@ -163,7 +163,7 @@ def read_disparity(
     if encoding == "middlebury" and scale is None:
         raise InputError(
             path, found="8-bit disparities without a scale", expected="how many grey levels are a pixel",
-            fix="Give --scale: 4 for Middlebury 2003 at quarter size, 2 for half size of 2005 and 2006, 8 or 16 for 2001.",
+            fix="Give --scale: 4 for Middlebury 2003 at quarter size, 2 for 2005 and 2006 at half size, 8 or 16: 2001.",
         )  # fmt: skip
     if encoding not in STEPS and encoding != "middlebury":
         raise InputError(

@@ -47,7 +47,7 @@ def write_ply(
         for channel, name in enumerate(("red", "green", "blue")):
             rows[name] = colours.reshape(-1, 3)[known, channel]
     with atomic_path(path, overwrite=overwrite) as scratch:
-        text = f"ply\nformat binary_little_endian 1.0\ncomment metres, optical frame: x right, y down, z forward\n"
+        text = "ply\nformat binary_little_endian 1.0\ncomment metres, optical frame: x right, y down, z forward\n"
         text += f"element vertex {len(rows)}\n{header}end_header\n"
         scratch.write_bytes(text.encode("ascii") + rows.tobytes())
     return len(rows)

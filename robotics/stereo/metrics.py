@@ -86,7 +86,8 @@ def errors(disparity: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = N
     if disparity.shape != truth.shape or (mask is not None and mask.shape != truth.shape):
         other = disparity.shape if disparity.shape != truth.shape else np.shape(mask)
         raise InputError(
-            "disparity", found=f"{other[1]}x{other[0]} pixels", expected=f"{truth.shape[1]}x{truth.shape[0]} as the truth",
+            "disparity", found=f"{other[1]}x{other[0]} pixels",
+            expected=f"{truth.shape[1]}x{truth.shape[0]} as the truth",
             fix="Give maps of one size; resizing a disparity map must scale its values too.",
         )  # fmt: skip
     counts = counted(truth, mask)
