@@ -99,7 +99,11 @@ def check_pair(pair: StereoPair, max_disparity: float | None = None) -> PairRepo
     reach = int(min(max_disparity or 0.3 * width, width - 4 * PATCH))
     places = _corners(left)
     found = np.array(
-        [match for place in places if (match := _find(left, right, *place, reach, max(8, height // 16))) is not None]
+        [
+            match
+            for column, row in places.tolist()
+            if (match := _find(left, right, column, row, reach, max(8, height // 16)))
+        ]
     ).reshape(-1, 4)
     texture = float((np.abs(left[:, 2:] - left[:, :-2]) / 2 > STEP).mean())
     exposure = float((right.mean() + 1e-6) / (left.mean() + 1e-6))

@@ -66,6 +66,8 @@ def doctor(
     json: Json = None,
 ) -> None:
     """Say whether two images are a rectified pair, left first: rows, sides, exposure, texture, calibration."""
+    import numpy as np
+
     from robotics.stereo.calibration import read_calibration
     from robotics.stereo.checks import check_pair
     from robotics.stereo.formats import read_image
@@ -81,7 +83,7 @@ def doctor(
         typer.echo(f"{name:20}{value:.4g}" if isinstance(value, float) else f"{name:20}{value}")
     if camera is not None:
         typer.echo(f"{'camera':20}fx {camera.fx:g} px, baseline {camera.baseline:g} m, doffs {camera.doffs:g} px")
-        nearest, farthest = (camera.depth(d) for d in (max_disparity or 0.3 * size[0], 1.0))
+        nearest, farthest = camera.depth(np.array([max_disparity or 0.3 * size[0], 1.0]))
         typer.echo(f"{'depth range':20}{nearest:.3g} m to {farthest:.3g} m (at 1 px)")
     for finding in report.findings:
         typer.echo(f"{'fault' if finding.fault else 'warning'}: {finding.found}. {finding.fix}")
@@ -97,9 +99,7 @@ def doctor(
 def evaluate(
     disparity: Annotated[Path, typer.Argument(metavar="DISPARITY", help="Map to judge: .pfm, .png, .npy or .npz.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="True map of the same size.")],
-    encoding: Annotated[
-        str, typer.Option(help="Of DISPARITY: auto, or a name in formats.py.")
-    ] = "auto",
+    encoding: Annotated[str, typer.Option(help="Of DISPARITY: auto, or a name in formats.py.")] = "auto",
     truth_encoding: Annotated[str, typer.Option(help="Of TRUTH, likewise.")] = "auto",
     scale: Annotated[float | None, typer.Option(help="Grey levels a pixel of an 8-bit DISPARITY.")] = None,
     truth_scale: Annotated[float | None, typer.Option(help="Grey levels a pixel of an 8-bit TRUTH.")] = None,

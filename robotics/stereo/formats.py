@@ -222,7 +222,8 @@ def read_pfm(path: str | os.PathLike[str]) -> np.ndarray:
             raise ValueError
     except (ValueError, IndexError) as error:
         raise InputError(
-            path, found="no PFM header of one channel" if content else "no file", expected="Pf, width, height, scale",
+            path, found="no PFM header of one channel" if Path(path).is_file() else "no such file",
+            expected="Pf, width, height, scale",
             fix="Give a grey PFM file.",
         ) from error  # fmt: skip
     size = 4 * width * height
@@ -259,11 +260,8 @@ def _read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
 
     try:
         with Image.open(path) as picture:
-            if picture.mode == "P":
-                picture = picture.convert("RGB")
-            elif picture.mode in ("LA", "1"):
-                picture = picture.convert("L")
-            values = np.asarray(picture)
+            plainer = {"P": "RGB", "LA": "L", "1": "L"}.get(picture.mode)
+            values = np.asarray(picture if plainer is None else picture.convert(plainer))
     except (OSError, UnidentifiedImageError) as error:
         found = "no readable picture" if Path(path).exists() else "no such file"
         raise InputError(path, found=found, expected="a PNG, PGM or JPEG file", fix="Check the path.") from error

@@ -84,7 +84,7 @@ def errors(disparity: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = N
         InputError: the sizes differ, or no pixel counts.
     """
     if disparity.shape != truth.shape or (mask is not None and mask.shape != truth.shape):
-        other = disparity.shape if disparity.shape != truth.shape else np.shape(mask)
+        other = mask.shape if mask is not None and disparity.shape == truth.shape else disparity.shape
         raise InputError(
             "disparity", found=f"{other[1]}x{other[0]} pixels",
             expected=f"{truth.shape[1]}x{truth.shape[0]} as the truth",

@@ -26,4 +26,4 @@ def compiled(function: Function) -> Function:
     require("numba", "to generate scenes")
     from numba import njit
 
-    return njit(**OPTIONS)(function)  # type: ignore[no-any-return]
+    return njit(**OPTIONS)(function)

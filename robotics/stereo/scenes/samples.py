@@ -29,12 +29,11 @@ def make_sample(config: ScenesConfig, width: int, height: int, seed: int, index:
     sensor = random_sensor(config.sensor, for_sensor)
     views = render_pair(scene, camera, vertical_shift=sensor.vertical_shift, edge_samples=config.edge_samples)
     left, right = expose(sensor, views[0].light, views[1].light, for_sensor)
-    disparities = [view.disparity for view in views]
     return StereoSample(
         pair=StereoPair(left, right, camera),
-        disparity_left=disparities[0],
-        disparity_right=disparities[1],
-        occluded=occlusion(*disparities),
+        disparity_left=views[0].disparity,
+        disparity_right=views[1].disparity,
+        occluded=occlusion(views[0].disparity, views[1].disparity),
         material=views[0].material,
         raw=sgbm(left, right, 1.2 * config.near_disparity[1] * width),
         seed=index,
