@@ -12,17 +12,18 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from robotics.stereo.camera import StereoCamera
 from robotics.stereo.pair import StereoPair, StereoSample
-from robotics.stereo.scenes.config import ScenesConfig
-from robotics.stereo.scenes.samples import make_sample
 from shared.errors import InputError
 from shared.files import atomic_path
 from shared.jsontext import json_text
+
+if TYPE_CHECKING:
+    from robotics.stereo.scenes.config import ScenesConfig
 
 KIND = "fewstep stereo scenes 1"
 SHARD = 32
@@ -47,6 +48,8 @@ def generate(
         InputError: the folder holds something else.
     """
     from concurrent.futures import ThreadPoolExecutor
+
+    from robotics.stereo.scenes.samples import make_sample  # needs a compiler, which reading does not
 
     header = {"kind": KIND, "size": list(size), "seed": seed, "shard": SHARD, "config": config.model_dump(mode="json")}
     _begin(folder, header)
