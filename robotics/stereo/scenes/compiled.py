@@ -14,7 +14,13 @@ from robotics.packages import require
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Division by zero gives infinity as in arrays; sums may be contracted but infinities keep their meaning.
-OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True, "fastmath": {"contract", "nsz"}}
+OPTIONS: dict[str, Any] = {
+    "cache": True,
+    "no_cfunc_wrapper": True,
+    "error_model": "numpy",
+    "nogil": True,
+    "fastmath": {"contract", "nsz"},
+}
 
 
 def compiled(function: Function) -> Function:
