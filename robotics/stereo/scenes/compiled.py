@@ -16,7 +16,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # Division by zero gives infinity as in arrays; sums may be contracted but infinities keep their meaning.
 OPTIONS: dict[str, Any] = {
     "cache": True,
-    "no_cfunc_wrapper": True,
     "error_model": "numpy",
     "nogil": True,
     "fastmath": {"contract", "nsz"},

@@ -196,31 +196,41 @@ def test_mirror_shows_the_mirrored_point():
     assert np.allclose(below[:2] / 0.9, np.array([0.1, 0.8]) * 0.75, rtol=1e-3)
 
 
-def test_glass_sphere_turns_the_view_upside_down_as_the_ball_lens_formula_says():
-    # f = n D / (4 (n - 1)) from the centre; far behind its focus the image is inverted.
-    n, radius = 1.45, 0.05
+def test_view_through_a_glass_ball_lands_where_two_refractions_send_it_and_upside_down():
+    n, radius, wall = 1.45, 0.05, 3.0
     ball = Primitive("sphere", np.array([0.0, 0.0, 1.0]), EYE, (radius,), 1)
-    wall = 3.0
-    top = Primitive("plane", np.array([0.0, -10.0, wall]), EYE, (20.0, 10.0), 0)
-    bottom = Primitive("plane", np.array([0.0, 10.0, wall]), EYE, (20.0, 10.0), 2)
-    scene = scene_of(
-        [ball, top, bottom],
-        [plain(colour=(0.8, 0.1, 0.1)), plain(Surface.GLASS, (1.0, 1.0, 1.0), index=n), plain(colour=(0.1, 0.8, 0.1))],
-    )
-    seen = light_along(scene, (0, 0, 0), (0.0, -0.01, 1.0))
-    # Two faces pass (1 - R)^2 of the inverted half.
-    share = (1 - ((n - 1) / (n + 1)) ** 2) ** 2
-    assert seen[1] == pytest.approx(share * 0.8 * 0.75, rel=0.08)
-    assert seen[1] > 3 * seen[0]
-    # A paraxial ray at height h leaves towards the focus: it crosses the axis f behind the centre.
-    h, focus = 1e-3, n * 2 * radius / (4 * (n - 1))
-    first = np.array([0.0, h, 1 - math.sqrt(radius**2 - h**2)])
-    normal = (first - [0, 0, 1]) / radius
-    d = np.array(refract((0.0, 0.0, 1.0), tuple(normal.tolist()), 1 / n))
-    out = first - 2 * ((first - [0, 0, 1]) @ d) * d
-    d = np.array(refract(tuple(d.tolist()), tuple((-(out - [0, 0, 1]) / radius).tolist()), n))
-    crossing = out[2] - out[1] * d[2] / d[1]
-    assert crossing == pytest.approx(1 + focus, rel=2e-3)
+    materials = [
+        plain(colour=(0.8, 0.1, 0.1)), plain(Surface.GLASS, (1.0, 1.0, 1.0), index=n), plain(colour=(0.1, 0.8, 0.1))
+    ]  # fmt: skip
+
+    # In the plane x = 0 by angles: a chord turns the ray twice by theta_i - theta_t.
+    view = math.atan(0.02)
+    into = math.asin(math.sin(view) / radius)  # angle of incidence: the eye is 1 m from the centre
+    bent = 2 * (into - math.asin(math.sin(into) / n))
+    leaves = math.pi - (into - view) - (math.pi - 2 * math.asin(math.sin(into) / n))  # place on the ball, from +z
+    out = np.array([radius * math.sin(leaves), 1 + radius * math.cos(leaves)])
+    slope = math.tan(view - bent)
+    lands = out[0] + (wall - out[1]) * slope
+    assert lands < -0.1  # the ray goes down in the image, and lands above the axis
+
+    for edge, colour in ((lands + 0.01, 0), (lands - 0.01, 1)):
+        top = Primitive("plane", np.array([0.0, edge - 10.0, wall]), EYE, (20.0, 10.0), 0)
+        bottom = Primitive("plane", np.array([0.0, edge + 10.0, wall]), EYE, (20.0, 10.0), 2)
+        seen = light_along(scene_of([ball, top, bottom], materials), (0, 0, 0), (0.0, 0.02, 1.0))
+        # Two faces pass (1 - R)^2; R at this angle is near that of normal incidence.
+        share = (1 - ((n - 1) / (n + 1)) ** 2) ** 2
+        assert seen[colour] == pytest.approx(share * 0.8 * 0.75, rel=0.05)
+        assert seen[1 - colour] < 0.25 * seen[colour]
+
+
+def test_paraxial_rays_cross_where_the_ball_lens_formula_says():
+    # f = n D / (4 (n - 1)) from the centre.
+    n, radius, h = 1.45, 0.05, 1e-3
+    first = np.array([0.0, h, -math.sqrt(radius**2 - h**2)])
+    d = np.array(refract((0.0, 0.0, 1.0), tuple((first / radius).tolist()), 1 / n))
+    out = first - 2 * (first @ d) * d
+    d = np.array(refract(tuple(d.tolist()), tuple((-out / radius).tolist()), n))
+    assert out[2] - out[1] * d[2] / d[1] == pytest.approx(n * 2 * radius / (4 * (n - 1)), rel=2e-3)
 
 
 def test_lambert_and_shadow():
