@@ -1,0 +1,14 @@
+"""Stereo depth: pairs, their truth, their geometry, and how a disparity map is judged.
+
+d = x_left - x_right >= 0 in pixels of the left image; unknown is NaN, everywhere.
+
+| module | what |
+| --- | --- |
+| pair, camera | `StereoPair`, `StereoSample` with truth, `StereoCamera` |
+| formats, calibration | disparities and calibrations of others |
+| geometry | points, PLY, the right image seen from the left |
+| checks | is it a rectified pair, left first |
+| metrics | errors with masks, confidence against errors |
+| sgbm | semi-global matching: the baseline |
+| scenes | a generator of pairs with exact truth |
+"""
