@@ -5,15 +5,17 @@ from __future__ import annotations
 import rasterio
 import torch
 
+from remote_sensing import demo as module
 from remote_sensing.demo import DISPLACEMENT, demo, write_dates
 from shared.report import Report, Table
 
 
-def test_the_demo_finds_the_known_changes_and_the_displacement(tmp_path):
+def test_the_demo_finds_the_known_changes_and_the_displacement(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "METHODS", ("ir-mad", "cva"))  # the third takes longest, and has its own tests
     (section,) = demo(tmp_path, seed=0, device=torch.device("cpu"))
     table = next(part for part in section.parts if isinstance(part, Table))
     scores = {row[0]: row[1] for row in table.rows}
-    assert set(scores) == {"ir-mad", "cva", "pca-kmeans"}
+    assert set(scores) == {"ir-mad", "cva"}
     assert min(scores.values()) > 0.7
     moved = f"moved it by {-DISPLACEMENT[0]:+.1f}"
     assert moved[:-1] in section.parts[0]

@@ -33,7 +33,7 @@ def test_picture_shows_the_t_where_it_ended():
 def test_demo_compares_both_ways_at_equal_calls(tmp_path, monkeypatch):
     pytest.importorskip("gym_pusht")
     monkeypatch.setattr(module, "WORLDS", 2)
-    monkeypatch.setattr(module, "TICKS", 40)
+    monkeypatch.setattr(module, "TICKS", 16)
     before = torch.get_num_threads()
     (section,) = demo(tmp_path, seed=0, device=torch.device("cpu"))
     assert torch.get_num_threads() == before
