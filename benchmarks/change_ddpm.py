@@ -10,7 +10,8 @@ without labels, on images of which none is scored: the training crops, test_113 
 one scene of 0.6 m. Every boundary is fixed beforehand, a probability of 1/2 (IR-MAD: Otsu on its own scene, without
 labels); the exported weights are those of the last step. So nothing is chosen by a scored pixel while it runs.
 
-Rivals: the same head without the order of the dates, as published ("symmetric"); the same network from random weights
+Rivals: the head without the order of the dates, as published ("symmetric"), or on features at step 10 of 2000, where
+the network sees a tenth of the noise of step 100 ("step-10"); the same network from random weights
 (same steps, labels, rate); a plain U-Net on both dates as channels (MONAI's BasicUNet; same steps, labels, rate);
 IR-MAD; TinyCD with its published weights, which were trained on the whole official training set of LEVIR-CD. All are
 scored through `remote_sensing.tiling`, in blended tiles of the size that each was trained on.
@@ -50,7 +51,8 @@ from shared.numbers import write_numbers
 
 PEER_TILE = 256  # on which TinyCD was trained
 UNET_FEATURES = (16, 32, 64, 128, 256, 16)
-METHODS = ("ddpm-cd", "ddpm-cd-symmetric", "ddpm-cd-frozen", "random-start", "u-net", "ir-mad", "tinycd")
+VARIANTS: dict[str, dict[str, Any]] = {"ddpm-cd-symmetric": {"ordered": False}, "ddpm-cd-step-10": {"timesteps": [10]}}
+METHODS = ("ddpm-cd", *VARIANTS, "ddpm-cd-frozen", "random-start", "u-net", "ir-mad", "tinycd")
 Probability = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -246,8 +248,8 @@ class Benchmark:
             unet_, diffusion, _ = load_diffusion(self.pretrained())
             share = 0.0 if method == "ddpm-cd-frozen" else 1.0
             config = self.config.model_copy(update={"unet_share": share})
-            if method == "ddpm-cd-symmetric":
-                head = {**config.detector["head"], "ordered": False}
+            if method in VARIANTS:
+                head = {**config.detector["head"], **VARIANTS[method]}
                 config = config.model_copy(update={"detector": {**config.detector, "head": head}})
             start = None if method == "random-start" else unet_
             trainer = ChangeTrainer(config.settings(diffusion), pairs, folder, unet=start, device=self.device)
