@@ -100,14 +100,15 @@ def compiled(policy: Policy) -> Draw:
     """Return the same four calls, prepared."""
     size = policy.config.chunk.observe, policy.config.observation_size
     denoiser = policy.network_denoiser(policy.observation.undo(torch.zeros(1, *size)))
-    sampler = RealTimeSampler(denoiser, policy.levels(WARM.levels), DDIM(), (1, *policy.shape), clip=policy.config.clip)
+    grid = policy.levels(WARM.levels)
+    sampler = RealTimeSampler(denoiser, grid, DDIM(), (1, *policy.shape), clip=policy.config.clip)
     kept = [torch.zeros(1, *policy.shape)]
 
     @torch.no_grad()
     def draw(seen: Tensor, generator: torch.Generator) -> Tensor:
         sampler.observe(**policy.network.conditioning(policy.observation.apply(seen)))
         guess = WARM.guess(kept[0], torch.ones(1, dtype=torch.int64), policy.config.clip)
-        start = WARM.start(guess, policy.process, policy.levels(WARM.levels).times[0], generator)
+        start = WARM.start(guess, policy.process, grid.times[0], generator)
         kept[0] = sampler(start).clone()
         return policy.chunk(kept[0]).actions
 
@@ -155,9 +156,10 @@ def in_real_time(policy: Policy, seconds: float) -> dict[str, float]:
     ended = threading.Event()
 
     def look() -> None:
+        source = np.random.default_rng(0)
         while not ended.wait(0.05):
             for field in policy.config.observation:
-                loop.observe(field.name, 250 + 5 * np.random.default_rng(0).standard_normal(field.size))
+                loop.observe(field.name, 250 + 5 * source.standard_normal(field.size))
 
     eye = threading.Thread(target=look)
     eye.start()

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-PolicyName = Annotated[str, typer.Argument(metavar="POLICY", help="Policy: a .safetensors file or a packaged name.")]
 Data = Annotated[
     Path,
     typer.Option(
@@ -83,7 +82,7 @@ def train(
 
 @app.command()
 def distil(
-    policy: PolicyName,
+    policy: cli_worlds.PolicyName,
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Student to write: a .safetensors path.")],
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 6000,
@@ -97,7 +96,7 @@ def distil(
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Distil a policy into one of one or two network calls; run again to go on after a stop."""
+    """Distil a policy into one of one or two calls; run again to go on after a stop. Writes OUTPUT and its card."""
     from robotics.policy.card import write_card
     from robotics.policy.distilling import StudentTrainer, student_training
     from robotics.policy.files import load_policy
@@ -164,7 +163,7 @@ def convert(
 
 @app.command()
 def calibrate(
-    policy: PolicyName,
+    policy: cli_worlds.PolicyName,
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write: --warm-start of evaluate.")],
     topics: Topics = None,
@@ -205,7 +204,7 @@ def calibrate(
 
 @app.command()
 def evaluate(
-    policy: PolicyName,
+    policy: cli_worlds.PolicyName,
     env: Annotated[str, typer.Option(help=cli_worlds.ENVIRONMENT)] = "pusht",
     episodes: Annotated[int, typer.Option(min=1, help="Worlds, one a seed.")] = 50,
     first_seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first world; default: the task's.")] = None,
@@ -215,12 +214,8 @@ def evaluate(
     grid: Annotated[str, typer.Option(help="Noise levels of a cold sampling: trailing, uniform, log_snr, ...")] = (
         "trailing"
     ),
-    warm_start: Annotated[
-        str, typer.Option(help="cold, shift, shift+renoise, extrapolate, or a file from `fewstep policy calibrate`.")
-    ] = "shift+renoise",
-    levels: Annotated[
-        str | None, typer.Option(help="Entries of the noise table of a warm sampling, falling: 20,10,4,0.")
-    ] = None,
+    warm_start: cli_worlds.WarmStartName = "shift+renoise",
+    levels: cli_worlds.Levels = None,
     renoise: Annotated[float | None, typer.Option(min=0, max=1, help="Share of the first level's noise.")] = None,
     execute: Annotated[int | None, typer.Option(min=1, help="Ticks between two chunks; default: the policy's.")] = None,
     execution: Annotated[

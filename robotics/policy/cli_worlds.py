@@ -10,6 +10,11 @@ import typer
 from shared.options import Device, Json, Overwrite, Quiet, Seed
 
 ENVIRONMENT = "pusht, metaworld/TASK, or a gymnasium id (module:id where a module registers it)."
+PolicyName = Annotated[str, typer.Argument(metavar="POLICY", help="Policy: a .safetensors file or a packaged name.")]
+WarmStartName = Annotated[
+    str, typer.Option(help="cold, shift, shift+renoise, extrapolate, or a file from `fewstep policy calibrate`.")
+]
+Levels = Annotated[str | None, typer.Option(help="Entries of the noise table of a warm sampling, falling: 20,10,4,0.")]
 Video = Annotated[
     Path | None, typer.Option(metavar="FILE.gif", help="Also write a film of the first world; replaces an older one.")
 ]
@@ -41,17 +46,13 @@ def collect(
 
 
 def run(
-    policy: Annotated[str, typer.Argument(metavar="POLICY", help="Policy: a .safetensors file or a packaged name.")],
+    policy: PolicyName,
     env: Annotated[str, typer.Option(help=ENVIRONMENT)],
     world_seed: Annotated[int, typer.Option(min=0, help="Seed of the world.")] = 100_000,
     ticks: Annotated[int | None, typer.Option(min=1, help="Longest episode; default: the world's.")] = None,
     execute: Annotated[int, typer.Option(min=1, help="Ticks between two chunks.")] = 1,
-    warm_start: Annotated[
-        str, typer.Option(help="cold, shift, shift+renoise, extrapolate, or a file from `fewstep policy calibrate`.")
-    ] = "shift+renoise",
-    levels: Annotated[
-        str | None, typer.Option(help="Entries of the noise table of a warm sampling, falling: 20,10,4,0.")
-    ] = None,
+    warm_start: WarmStartName = "shift+renoise",
+    levels: Levels = None,
     calls: Annotated[int, typer.Option(min=1, help="Network calls of a cold sampling.")] = 10,
     budget_ms: Annotated[
         float | None, typer.Option(min=0.001, help="Time of a chunk, which then ends early; default: 0.8 of a tick.")

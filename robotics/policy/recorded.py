@@ -45,15 +45,14 @@ class RecordedObservations:
     def fit(self) -> Normaliser:
         """Return the normaliser of one observation (D_o)."""
         kind = self.config.normalise
-        fitted = [
-            Normaliser.fit(part, kind) if part.dtype == torch.float32 else Normaliser.of_pixels(1)
-            for part in self.parts
-        ]
-        spread = [
-            one.spread([part.shape[1]]) if part.dtype == torch.uint8 else one
-            for one, part in zip(fitted, self.parts, strict=True)
-        ]
-        return Normaliser.join(spread)
+        return Normaliser.join(
+            [
+                Normaliser.of_pixels(1).spread([part.shape[1]])
+                if part.dtype == torch.uint8
+                else Normaliser.fit(part, kind)
+                for part in self.parts
+            ]
+        )
 
     def to(self, device: torch.device | str) -> RecordedObservations:
         """Return the observations on a device."""

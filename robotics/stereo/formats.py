@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -246,7 +247,7 @@ def _read_array(path: Path) -> np.ndarray:
     try:
         loaded = np.load(path, allow_pickle=False)
         values = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, EOFError, BadZipFile) as error:
         raise InputError(path, found="no NumPy array", expected=".npy or .npz", fix="Give another file.") from error
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise InputError(

@@ -79,7 +79,7 @@ def read_episodes(
             episodes = read_bags(place, names, topics)
         else:
             raise InputError(place, found="an unknown format", expected=FORMATS, fix="Give one of these.")
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             place, found=f"a file that cannot be read ({error})", expected="a whole data set", fix="Copy it again."
         ) from error

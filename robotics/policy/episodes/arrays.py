@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def read_zarr(place: Path, names: Sequence[str]) -> Episodes:
 
     store: Any = place
     if place.suffix == ".zip":
+        zipfile.ZipFile(place).close()  # or the error of a damaged one would be lost: its store cannot be closed
         module: Any = zarr.storage
         store = module.ZipStore(str(place), mode="r")
     try:

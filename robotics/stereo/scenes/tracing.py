@@ -91,17 +91,25 @@ def _passes(material: Material) -> float:
 
 
 @compiled
+def surface_ahead(prims: np.ndarray, waves: np.ndarray, p: int, o: Vector, d: Vector, reach: float) -> float:
+    """Return the distance of the surface of primitive p that is ahead and nearer than `reach`; infinity without one."""
+    if may_meet(prims, p, o, d, reach):
+        enter, leave = meet(prims, waves, p, o, d)
+        if enter <= leave:
+            t = enter if enter > STEP_OFF else leave
+            if STEP_OFF < t < reach:
+                return t
+    return INFINITY
+
+
+@compiled
 def first_hit(prims: np.ndarray, waves: np.ndarray, o: Vector, d: Vector) -> tuple[float, int]:
     """Return distance and primitive of the nearest surface ahead; infinity and `NOTHING` if there is none."""
     best, found = INFINITY, NOTHING
     for p in range(prims.shape[0]):
-        if not may_meet(prims, p, o, d, best):
-            continue
-        enter, leave = meet(prims, waves, p, o, d)
-        if enter <= leave:
-            t = enter if enter > STEP_OFF else leave
-            if STEP_OFF < t < best:
-                best, found = t, p
+        t = surface_ahead(prims, waves, p, o, d, best)
+        if t < best:
+            best, found = t, p
     return best, found
 
 
@@ -110,15 +118,10 @@ def transmittance(prims: np.ndarray, waves: np.ndarray, mats: np.ndarray, o: Vec
     """Return the share of light that comes straight along d from `reach` metres away."""
     share = 1.0
     for p in range(prims.shape[0]):
-        if not may_meet(prims, p, o, d, reach):
-            continue
-        enter, leave = meet(prims, waves, p, o, d)
-        if enter <= leave:
-            t = enter if enter > STEP_OFF else leave
-            if STEP_OFF < t < reach:
-                share *= mats[int(prims[p, MATERIAL]), PASSES]
-                if share == 0.0:
-                    break
+        if surface_ahead(prims, waves, p, o, d, reach) < reach:
+            share *= mats[int(prims[p, MATERIAL]), PASSES]
+            if share == 0.0:
+                break
     return share
 
 

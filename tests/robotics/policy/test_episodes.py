@@ -288,3 +288,13 @@ def test_bad_bags_say_what_is_wrong(tmp_path):
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(InputError, match="cannot be read"):
         read("broken", TOPICS)
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.zarr.zip", "x.hdf5"])
+@pytest.mark.parametrize("content", [b"", b"no data set"])
+def test_an_empty_or_foreign_file_is_one_clear_error(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read") as told:
+        read_episodes(path, ["state"])
+    assert str(path) in str(told.value)

@@ -132,3 +132,12 @@ def test_real_maps_have_the_disparities_of_their_data_sets(data_file):
     flow = read_disparity(data_file("stereo/noncommercial/sceneflow_A-0032-0006") / "disp_left.pfm")
     assert flow.shape == (540, 960)
     assert np.nanmin(flow) > 0
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive"])
+def test_an_empty_or_damaged_array_is_one_clear_error(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="no NumPy array"):
+        read_disparity(path)
