@@ -6,6 +6,8 @@
 | `metaworld/TASK` | an arm with a gripper, such as `metaworld/pick-place` (`robotics.policy.metaworld`) | yes |
 | any other | the gymnasium environment of that id, `module:id` too (`robotics.policy.gym_world`) | no |
 
+`with_mirrored` doubles demonstrations by the symmetry of a world (`pusht`).
+
 A new world is a class with the methods of `World` and a line in `FAMILIES`: the module whose function `environment`
 makes an `Environment` of what follows the slash and of the pictures that the policy looks at. Modules are imported only
 when their family is asked for.
@@ -14,13 +16,14 @@ when their family is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from robotics.policy.config import ImageField
+from robotics.policy.episodes import Episodes
 from robotics.policy.evaluation import Task
 from shared.errors import InputError
 
@@ -83,6 +86,24 @@ def find_environment(name: str, images: Sequence[ImageField] = ()) -> Environmen
     family, _, variant = name.partition("/")
     module = FAMILIES.get(family, "robotics.policy.gym_world")
     return import_module(module).environment(variant if family in FAMILIES else name, images)
+
+
+def with_mirrored(episodes: Episodes, name: str) -> Episodes:
+    """Return the episodes and, after them and in their order, their mirror images by the symmetry of a world.
+
+    Args:
+        episodes: recorded in that world.
+        name: of the family of worlds, whose module has a function `mirrored`.
+
+    Raises:
+        InputError: a world without a known symmetry, or arrays that it cannot reflect.
+    """
+    reflect = getattr(import_module(FAMILIES[name]), "mirrored", None) if name in FAMILIES else None
+    if reflect is None:
+        raise InputError("mirror", found=repr(name), expected="pusht", fix="Leave mirror out of the configuration.")
+    reflected = reflect(episodes.arrays)
+    arrays = {name: np.concatenate([values, reflected[name]]) for name, values in episodes.arrays.items()}
+    return replace(episodes, arrays=arrays, ends=np.concatenate([episodes.ends, episodes.ends + episodes.frames]))
 
 
 def refuse_images(name: str, images: Sequence[ImageField]) -> None:

@@ -144,6 +144,41 @@ def observation(state: np.ndarray) -> dict[str, np.ndarray]:
     return {"state": np.asarray(state, dtype=np.float32), "keypoint": keypoints(state).astype(np.float32)}
 
 
+def mirrored(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return recorded frames in the mirror: `state` (..., 5) or (..., 2), `keypoint`, which needs it, and `action`.
+
+    The T is symmetric about its stem, and on its goal the stem lies on the diagonal x + y = 512 of the square world.
+    The reflection there, (x, y) -> (512 - y, 512 - x) and angle -> pi/2 - angle, therefore maps walls, T and goal to
+    themselves: the mirror image of a demonstration is one. (The walls of gym-pusht end one pixel off.)
+
+    Raises:
+        InputError: an array of another name, which has no known mirror image, or keypoints without the whole state.
+    """
+    reflected: dict[str, np.ndarray] = {}
+    for name, values in arrays.items():
+        if name not in ("state", "keypoint", "action"):
+            raise InputError(
+                f"array {name}", found="no mirror image of it", expected="state, keypoint or action",
+                fix="Leave mirror out of the configuration.",
+            )  # fmt: skip
+        if name == "keypoint":
+            continue
+        flipped = np.array(values)
+        for x in range(0, min(values.shape[-1], 4), 2):
+            flipped[..., x], flipped[..., x + 1] = 512 - values[..., x + 1], 512 - values[..., x]
+        flipped[..., 4:] = (np.pi / 2 - values[..., 4:]) % (2 * np.pi)
+        reflected[name] = flipped
+    if "keypoint" in arrays:
+        state = reflected.get("state")
+        if state is None or state.shape[-1] != 5:
+            raise InputError(
+                "keypoint", found="no state of five numbers beside it", expected="place and angle of the T",
+                fix="Leave mirror out of the configuration.",
+            )  # fmt: skip
+        reflected["keypoint"] = keypoints(state).astype(arrays["keypoint"].dtype).reshape(arrays["keypoint"].shape)
+    return reflected
+
+
 def keypoints(state: np.ndarray) -> np.ndarray:
     """Return the nine points on the T (..., 9, 2) in pixels of states (..., 5): R(angle) p + position."""
     state = np.asarray(state, dtype=np.float64)

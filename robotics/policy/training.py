@@ -28,6 +28,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor
 
 from robotics.policy.config import PolicyConfig, Settings, Share, TransformerConfig
+from robotics.policy.environments import with_mirrored
 from robotics.policy.episodes import Episodes
 from robotics.policy.files import save_policy
 from robotics.policy.networks import PolicyNetwork, build_network
@@ -65,6 +66,7 @@ class PolicyTraining(Settings):
         average_power: how the decay rises to it; see `shared.training.AveragedWeights`.
         validation: share of episodes held out.
         most_episodes: largest number of training episodes; None takes all.
+        mirror: family of worlds by whose symmetry every training episode is also seen in the mirror; None does not.
         validate_every: steps between two validations.
         checkpoint_minutes: time between two checkpoints.
         seed: of weights, split and batches.
@@ -83,6 +85,7 @@ class PolicyTraining(Settings):
     average_power: Annotated[float, Field(gt=0, le=1)] | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.02
     most_episodes: PositiveInt | None = None
+    mirror: str | None = None
     validate_every: PositiveInt = 1000
     checkpoint_minutes: NonNegativeFloat = 2.0
     seed: NonNegativeInt = 0
@@ -112,7 +115,9 @@ class PolicyTrainer:
         device: torch.device | str = "cpu",
     ) -> None:
         self.settings, self.folder, self.device = settings, Path(folder), torch.device(device)
-        config = settings.policy
+        config, recorded = settings.policy, episodes.count
+        if settings.mirror is not None:
+            episodes = with_mirrored(episodes, settings.mirror)
         observations = RecordedObservations(config, episodes)
         actions = torch.as_tensor(episodes.arrays[config.action.name]).float().flatten(1)
         if actions.shape[1] != config.action.size:
@@ -141,9 +146,12 @@ class PolicyTrainer:
         self._observations = observations.to(self.device)
         self._actions = self.policy.encode(actions.to(self.device))
         split = split_episodes(
-            episodes.count, validation=settings.validation, most=settings.most_episodes, seed=settings.seed
+            recorded, validation=settings.validation, most=settings.most_episodes, seed=settings.seed
         )
-        train, held = (self._windows(episodes.ends, chosen) if chosen else None for chosen in split)
+        copies = [] if settings.mirror is None else [episode + recorded for episode in split[0]]
+        train, held = (
+            self._windows(episodes.ends, chosen) if chosen else None for chosen in (split[0] + copies, split[1])
+        )
         assert train is not None
         self._train, self._held = train, held
         self.data_facts = dict(episodes.facts)
@@ -314,6 +322,7 @@ class PolicyTrainer:
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
             "episodes": self.episodes_used[0],
             "held_out_episodes": self.episodes_used[1],
+            "mirror": settings.mirror,
             "windows": len(self._train),
             "data": self.data_facts,
             "parameters": sum(value.numel() for value in self.network.parameters()),

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
-from robotics.policy.pusht import KEYPOINTS, PushT, initial_state, keypoints, observation
+from robotics.policy.environments import with_mirrored
+from robotics.policy.episodes import read_episodes
+from robotics.policy.pusht import KEYPOINTS, PushT, initial_state, keypoints, mirrored, observation
+from shared.errors import InputError
 
 
 def test_seeds_are_the_published_worlds():
@@ -52,6 +55,40 @@ def test_world_is_deterministic_and_pushes():
     finally:
         first.close()
         second.close()
+
+
+@pytest.mark.data
+def test_the_mirror_image_of_a_demonstration_is_one(data_file):
+    pytest.importorskip("gym_pusht")
+    episodes = read_episodes(data_file("robotics/pusht_cchi_v7_lowdim.npz"), ["state", "keypoint", "action"])
+    both = with_mirrored(episodes, "pusht")
+    assert both.count == 2 * episodes.count
+    begin, end = both.bounds[episodes.count]
+    worlds = PushT(), PushT()
+    try:
+        for world, start in zip(worlds, (0, begin), strict=True):
+            world.reset(0)
+            world.place(both.arrays["state"][start])
+        for frame in range(end - begin):
+            actions = (both.arrays["action"][start + frame] for start in (0, begin))
+            (seen, reward, _), (other, again, _) = (
+                world.step(action) for world, action in zip(worlds, actions, strict=True)
+            )
+            # Walls end one pixel off; this demonstration never touches them.
+            np.testing.assert_allclose(other["state"], mirrored(seen)["state"], atol=1e-2)
+            np.testing.assert_allclose(other["keypoint"], mirrored(seen)["keypoint"], atol=1e-2)
+            assert again == pytest.approx(reward, abs=1e-4)
+        assert reward > 0.9
+    finally:
+        for world in worlds:
+            world.close()
+
+
+def test_what_has_no_mirror_image_is_refused():
+    with pytest.raises(InputError, match=r"img.*no mirror image"):
+        mirrored({"img": np.zeros((2, 3))})
+    with pytest.raises(InputError, match="no state of five"):
+        mirrored({"keypoint": np.zeros((2, 9, 2)), "state": np.zeros((2, 2))})
 
 
 def test_disturbance_moves_the_block_by_its_size_and_keeps_it_inside():

@@ -141,9 +141,27 @@ def test_data_that_do_not_fit_are_refused(tmp_path):
         PolicyTrainer(settings(), narrow, tmp_path)
 
 
+def test_training_in_the_mirror_doubles_the_windows_and_keeps_held_out_episodes_out(tmp_path):
+    plain = PolicyTrainer(settings(), circles(), tmp_path / "plain")
+    twice = PolicyTrainer(settings(mirror="pusht"), circles(), tmp_path / "twice")
+    assert len(twice._train) == 2 * len(plain._train)
+    assert torch.equal(twice._held, plain._held)
+    frames = circles().frames
+    assert not np.isin(twice._train.numpy() % frames, plain._held.numpy()).any()
+    actions = twice.policy.decode(twice._actions).numpy()
+    np.testing.assert_allclose(actions[frames:], 512 - actions[:frames, ::-1], atol=1e-3)
+    with pytest.raises(InputError, match="mirror: found 'metaworld'"):
+        PolicyTrainer(settings(mirror="metaworld"), circles(), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "most"),
-    [("robotics/pusht_small", 4_000_000), ("robotics/pusht_unet", 4_000_000), ("robotics/pusht_reference", 66_000_000)],
+    [
+        ("robotics/pusht_small", 4_000_000),
+        ("robotics/pusht_wide", 4_000_000),
+        ("robotics/pusht_unet", 4_000_000),
+        ("robotics/pusht_reference", 66_000_000),
+    ],
 )
 def test_packaged_configurations_are_valid_and_of_their_size(name, most):
     chosen = load_config(name, PolicyTraining)
