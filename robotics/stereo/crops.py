@@ -1,0 +1,79 @@
+"""Random crops of generated scenes, as a training wants them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from robotics.stereo.model import first_map
+from robotics.stereo.pair import StereoSample
+
+Batch = tuple[np.ndarray, ...]
+HOLES = 6  # most rectangles taken out of a raw map
+
+
+class Crops:
+    """Scenes in memory.
+
+    Args:
+        samples: the scenes, all of one size.
+    """
+
+    def __init__(self, samples: Sequence[StereoSample]) -> None:
+        self.samples = samples
+        self.count = len(samples)
+        first = samples[0]
+        digest = hashlib.sha256(first.disparity_left.tobytes())
+        self.fingerprint = f"{self.count} {first.pair.left.shape} {digest.hexdigest()}"
+
+    def draw(self, count: int, size: tuple[int, int], raw: float, source: np.random.Generator) -> Batch:
+        """Return left, right (N, 3, H, W) in [0, 1], truth, first map, known and seen (N, 1, H, W), float32.
+
+        Half of the crops are upside down, which keeps a pair a pair.
+
+        Args:
+            count: N.
+            size: H, W.
+            raw: share that begins from the raw map, half of them with rectangles taken out; the others have no map.
+            source: of everything random.
+        """
+        parts = [self._one(size, raw, source) for _ in range(count)]
+        return tuple(np.stack(values) for values in zip(*parts, strict=True))
+
+    def _one(self, size: tuple[int, int], raw: float, source: np.random.Generator) -> Batch:
+        sample = self.samples[int(source.integers(self.count))]
+        height, width = sample.pair.left.shape[:2]
+        top, begin = source.integers(height - size[0] + 1), source.integers(width - size[1] + 1)
+        window = np.s_[top : top + size[0], begin : begin + size[1]]
+        if source.random() < 0.5:
+            window = np.s_[top + size[0] - 1 : top - 1 if top else None : -1, begin : begin + size[1]]
+        chance = source.random()
+        first: np.ndarray | None = None
+        if chance < raw:
+            first = sample.raw[window].astype(np.float32)
+            if chance < raw / 2:
+                first = _with_holes(first, source)
+        start, known = first_map(first, size)
+        gain = source.uniform(0.8, 1.2)
+        images = [
+            np.clip(gain * image[window].transpose(2, 0, 1).astype(np.float32) / 255, 0, 1)
+            for image in (sample.pair.left, sample.pair.right)
+        ]
+        truth = sample.disparity_left[window].astype(np.float32)
+        # A partner left of the crop is out of view, however well the whole image shows it.
+        seen = ~sample.occluded[window] & (np.arange(size[1]) - truth >= 0)
+        maps = (truth, start, known, seen.astype(np.float32))
+        return (*images, *(value[None] for value in maps))
+
+
+def _with_holes(disparity: np.ndarray, source: np.random.Generator) -> np.ndarray:
+    """Return a map with up to `HOLES` rectangles of at most a third of each side taken out."""
+    disparity = disparity.copy()
+    height, width = disparity.shape
+    for _ in range(source.integers(1, HOLES + 1)):
+        tall, wide = source.integers(4, height // 3 + 1), source.integers(4, width // 3 + 1)
+        top, begin = source.integers(height - tall + 1), source.integers(width - wide + 1)
+        disparity[top : top + tall, begin : begin + wide] = np.nan
+    return disparity

@@ -1,0 +1,235 @@
+r"""Training of a stereo model on generated scenes.
+
+    loss =   E |x^ - x_0|_1                                               the estimate, in the units of the diffusion
+           + w_f E asinh(|d^ - d|)                                        the full map of the same estimate, px
+           + w_v E [-log softmax(S)(d / 4)]   where the partner is seen   the cost volume, linear between entries
+
+The levels of half of a batch are those of pure noise, where a sampling of few calls decides most; the others are
+uniform over the table. The map that the diffusion begins from is the sample's raw one, the same with more holes, or
+none, by chance, so that one network serves all three.
+
+Step n draws everything random from the seed and n, and a checkpoint holds network, average and moments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from robotics.stereo.config import Settings, StereoConfig
+from robotics.stereo.crops import Crops
+from robotics.stereo.files import save_stereo
+from robotics.stereo.networks import StereoNetwork, reduced
+from robotics.stereo.networks.upsample import FACTOR
+from shared.checkpoint import load_checkpoint, save_checkpoint
+from shared.errors import InputError
+from shared.training import AveragedWeights, rate_share
+
+CHECKPOINT = "checkpoint.safetensors"
+MAY_DIFFER = {"name", "checkpoint_minutes", "log_every"}
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class StereoTraining(Settings):
+    """Everything that decides a training.
+
+    Attributes:
+        name: of the weights, "robotics/<stem>".
+        model: what is trained.
+        crop: height and width of what is cut out of a scene, px, multiples of the model's `multiple`.
+        max_disparity: of the cost volume in training, px.
+        steps: of the optimiser.
+        batch: crops a step.
+        learning_rate: largest, after the warm-up; it then falls to zero along a half cosine.
+        warmup: steps in which the rate rises from zero.
+        weight_decay: of AdamW.
+        clip_gradient: largest norm of the gradient.
+        average: largest decay of the average of weights that is exported.
+        full_weight: w_f.
+        volume_weight: w_v.
+        raw: share of crops that begin from the raw map; half of them with more holes.
+        log_every: steps between two lines of the log.
+        checkpoint_minutes: time between two checkpoints.
+        seed: of weights and batches.
+    """
+
+    name: str = Field(pattern=r"^[a-z_]+/[a-z0-9_]+$")
+    model: StereoConfig = StereoConfig()
+    crop: tuple[PositiveInt, PositiveInt] = (128, 192)
+    max_disparity: PositiveFloat = 88.0
+    steps: PositiveInt
+    batch: PositiveInt = 4
+    learning_rate: PositiveFloat = 1e-3
+    warmup: NonNegativeInt = 200
+    weight_decay: NonNegativeFloat = 1e-4
+    clip_gradient: PositiveFloat = 1.0
+    average: Share = 0.999
+    full_weight: NonNegativeFloat = 0.2
+    volume_weight: NonNegativeFloat = 0.05
+    raw: Share = 0.75
+    log_every: PositiveInt = 100
+    checkpoint_minutes: NonNegativeFloat = 3.0
+    seed: NonNegativeInt = 0
+
+
+class StereoTrainer:
+    """A training in progress; it goes on where the folder's checkpoint stopped.
+
+    Args:
+        settings: what to train.
+        crops: scenes to cut from.
+        folder: for checkpoint and log.
+        device: where to compute.
+
+    Raises:
+        InputError: crops that do not fit the model, or a folder with another training.
+    """
+
+    def __init__(
+        self, settings: StereoTraining, crops: Crops, folder: Path, *, device: torch.device | str = "cpu"
+    ) -> None:
+        multiple = settings.model.multiple
+        if any(side % multiple for side in settings.crop):
+            raise InputError(
+                "crop", found=f"{settings.crop}", expected=f"multiples of {multiple}", fix="Correct the configuration."
+            )
+        self.settings, self.crops, self.folder = settings, crops, Path(folder)
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.network = StereoNetwork(settings.model).to(self.device)
+        self.process = settings.model.process()
+        self.average = AveragedWeights(self.network, settings.average)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
+        digest.update(crops.fingerprint.encode())
+        self.facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "fingerprint": digest.hexdigest(), "losses": {}}
+        path = self.folder / CHECKPOINT
+        if path.is_file():
+            self.facts |= load_checkpoint(
+                path, self.network, self.average, self.optimiser, str(self.facts["fingerprint"])
+            )
+
+    @property
+    def step(self) -> int:
+        """Return the number of steps made."""
+        return int(self.facts["step"])
+
+    def losses(self, source: np.random.Generator) -> dict[str, Tensor]:
+        """Return the three losses of a batch that the source draws, differentiable."""
+        settings = self.settings
+        cut = self.crops.draw(settings.batch, settings.crop, settings.raw, source)
+        left, right, truth, first, known, seen = (torch.from_numpy(value).to(self.device) for value in cut)
+        disparities = math.ceil(settings.max_disparity / FACTOR) + 1
+        prepared = self.network.prepare(left, right, first, known, disparities)
+        x0 = self.network.encode(reduced(truth) / FACTOR - prepared.start).clamp(-1, 1)
+        entry = source.integers(settings.model.steps, size=settings.batch)
+        entry[: settings.batch // 2] = settings.model.steps - 1
+        noise = torch.from_numpy(source.standard_normal(x0.shape, np.float32)).to(self.device)
+        level = torch.from_numpy((entry + 1) / settings.model.steps).to(self.device)
+        x = self.process.add_noise(x0, noise, level)
+        estimate = self.network(x, torch.from_numpy(entry).to(self.device, torch.float32), prepared=prepared)
+        full = self.network.full(estimate, prepared)
+        return {
+            "estimate": (estimate - x0).abs().mean(),
+            "full": torch.asinh((full - truth).abs()).mean(),
+            "volume": volume_loss(prepared.score, truth, seen),
+        }
+
+    def train_step(self) -> dict[str, float]:
+        """Make one step and return its losses."""
+        settings = self.settings
+        source = np.random.default_rng(np.random.SeedSequence([settings.seed, self.step]))
+        for group in self.optimiser.param_groups:
+            group["lr"] = settings.learning_rate * rate_share(self.step, settings.steps, settings.warmup)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses = self.losses(source)
+        total = losses["estimate"] + settings.full_weight * losses["full"] + settings.volume_weight * losses["volume"]
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_gradient)
+        self.optimiser.step()
+        self.average.update(self.network)
+        self.facts["step"] += 1
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def run(self, *, stop_at: int | None = None, tell: Callable[[int, float], None] | None = None) -> None:
+        """Train to the end, or to step `stop_at`, with checkpoints.
+
+        Args:
+            stop_at: step after which to stop, with a checkpoint.
+            tell: called with step and the mean full loss at every line of the log.
+
+        Raises:
+            InputError: the loss is not finite.
+        """
+        last = self.settings.steps if stop_at is None else min(stop_at, self.settings.steps)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        begin, saved = time.monotonic() - self.facts["seconds"], time.monotonic()
+        rows: list[dict[str, float]] = []
+        while self.step < last:
+            rows.append(self.train_step())
+            if not all(map(math.isfinite, rows[-1].values())):
+                raise InputError(
+                    "loss", found=f"{rows[-1]} at step {self.step}", expected="finite numbers", fix="Lower the rate."
+                )
+            self.facts["seconds"] = time.monotonic() - begin
+            if self.step % self.settings.log_every == 0 or self.step == last:
+                means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+                rows, self.facts["losses"] = [], means
+                with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": self.step, "seconds": round(self.facts["seconds"]), **means}) + "\n")
+                if tell is not None:
+                    tell(self.step, means["full"])
+            if time.monotonic() - saved >= 60 * self.settings.checkpoint_minutes or self.step == last:
+                save_checkpoint(self.folder / CHECKPOINT, self.network, self.average, self.optimiser, self.facts)
+                saved = time.monotonic()
+
+    def export(self, path: Path, *, half: bool = False) -> dict[str, Any]:
+        """Write the averaged weights as a model file and return the facts in its header."""
+        settings = self.settings
+        facts = {
+            "name": settings.name,
+            "steps": self.step,
+            "of_steps": settings.steps,
+            "batch": settings.batch,
+            "crop": list(settings.crop),
+            "learning_rate": settings.learning_rate,
+            "average": settings.average,
+            "seed": settings.seed,
+            "seconds": round(self.facts["seconds"]),
+            "scenes": self.crops.count,
+            "parameters": sum(value.numel() for value in self.network.parameters()),
+            "losses": self.facts["losses"],
+        }
+        save_stereo(path, settings.model, self.average.average, facts, half=half)
+        return facts
+
+
+def volume_loss(score: Tensor, truth: Tensor, seen: Tensor) -> Tensor:
+    """Return the mean of -log softmax(S) at the true disparity, where its partner is seen.
+
+    Args:
+        score: (N, D, h, w).
+        truth: (N, 1, H, W), px.
+        seen: (N, 1, H, W), 1 where the right camera sees the point.
+    """
+    place = reduced(truth)[:, 0] / FACTOR
+    used = (reduced(seen)[:, 0] == 1) & (place <= score.shape[1] - 1)
+    low = place.floor().clamp(0, score.shape[1] - 2)
+    share = (place - low).clamp(0, 1)
+    logs = score.log_softmax(1)
+    index = low.long()[:, None]
+    found = (1 - share) * logs.gather(1, index)[:, 0] + share * logs.gather(1, index + 1)[:, 0]
+    return -(found * used).sum() / used.sum().clamp(min=1)
