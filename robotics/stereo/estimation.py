@@ -1,0 +1,141 @@
+"""A pair to a disparity map with its confidence: first map, samples, the right map, and what they say together.
+
+    result = estimate(model, pair, EstimateSettings(), generator=torch.Generator().manual_seed(0))
+    result.disparity, result.confidence         # (height, width); disparity NaN where the confidence is too low
+
+The right map comes from the same network: both images mirrored and exchanged, the map mirrored back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from robotics.stereo.confidence import Confidence, disagreement, trouble
+from robotics.stereo.config import Settings
+from robotics.stereo.guidance import Guidance, GuidanceWeights
+from robotics.stereo.model import StereoModel
+from robotics.stereo.pair import StereoPair
+from robotics.stereo.sgbm import sgbm
+from shared.errors import InputError
+
+FAR = 0.3  # of the width: the largest disparity that is searched, without other words
+
+
+class EstimateSettings(Settings):
+    """How a map is made.
+
+    Attributes:
+        calls: of the network, for each sample.
+        samples: drawn in one batch; their median is the map, their spread a sign of trouble.
+        first: what the sampling begins from: "sgbm", the "raw" map that is given, or "none", the best of the network's
+            own cost volume.
+        max_disparity: px; None is 30 % of the width.
+        threshold: confidence below which the map has a hole; 0 leaves it dense.
+        guidance: of the left map, with the right one known.
+    """
+
+    calls: PositiveInt = 4
+    samples: PositiveInt = 4
+    first: Literal["sgbm", "raw", "none"] = "sgbm"
+    max_disparity: PositiveFloat | None = None
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    guidance: GuidanceWeights = GuidanceWeights()
+
+
+@dataclass(frozen=True)
+class StereoResult:
+    """Maps of the left image, (height, width) float32.
+
+    Attributes:
+        disparity: px; NaN in holes.
+        dense: the same without holes.
+        spread: standard deviation of the samples, px.
+        disagreement: with the right map, px; NaN where the partner is out of view.
+        known: bool, where the first map had measured.
+        right: disparity of the right image, px.
+        confidence: chance that the error is at most 1 px; None for a model without a fitted one.
+        interval: half of the width of the 90 % interval, px; None likewise.
+    """
+
+    disparity: np.ndarray
+    dense: np.ndarray
+    spread: np.ndarray
+    disagreement: np.ndarray
+    known: np.ndarray
+    right: np.ndarray
+    confidence: np.ndarray | None
+    interval: np.ndarray | None
+
+
+def estimate(
+    model: StereoModel,
+    pair: StereoPair,
+    settings: EstimateSettings | None = None,
+    *,
+    raw: np.ndarray | None = None,
+    confidence: Confidence | None = None,
+    generator: torch.Generator | None = None,
+) -> StereoResult:
+    """Make a map.
+
+    Args:
+        model: that draws.
+        pair: rectified images.
+        settings: how.
+        raw: a sensor's map of the left image, (height, width) in px, NaN in holes; for `first="raw"`, and for guidance.
+        confidence: fitted numbers; None leaves confidence and interval out.
+        generator: source of all noise.
+
+    Raises:
+        InputError: a raw map that is asked for and absent, of another size, or a threshold without a confidence.
+    """
+    chosen = settings or EstimateSettings()
+    if chosen.first == "raw" and raw is None:
+        raise InputError("raw", found="none", expected="a sensor's map", fix="Give one, or begin from sgbm or none.")
+    if chosen.threshold and confidence is None:
+        raise InputError(
+            "threshold", found=f"{chosen.threshold:g}, and a model without a fitted confidence", expected="0",
+            fix="Fit one with `fewstep stereo calibrate`, or leave the threshold out.",
+        )  # fmt: skip
+    far = chosen.max_disparity or FAR * pair.left.shape[1]
+    left, right = pair.left, pair.right
+    first = raw if chosen.first == "raw" else _matched(left, right, far, chosen.first)
+    mirrored = np.ascontiguousarray(right[:, ::-1]), np.ascontiguousarray(left[:, ::-1])
+    # A sensor's map is of the left camera: the right one begins as if there were none.
+    other = _matched(*mirrored, far, "none" if chosen.first == "raw" else chosen.first)
+    seen = model.look(*mirrored, other, far)
+    drawn = model.draw(seen, calls=chosen.calls, samples=1, generator=generator)
+    from_right = drawn.disparity[0].cpu().numpy()[:, ::-1].copy()
+    guidance = None
+    if not chosen.guidance.off:
+        tensors = (None if value is None else torch.from_numpy(value).to(model.device) for value in (from_right, raw))
+        guidance = Guidance(chosen.guidance, *tensors)
+    view = model.look(left, right, first, far)
+    samples = model.draw(
+        view, calls=chosen.calls, samples=chosen.samples, generator=generator, guidance=guidance
+    ).disparity.cpu().numpy()
+    dense = np.median(samples, 0).astype(np.float32)
+    spread = samples.std(0).astype(np.float32)
+    apart = disagreement(dense, from_right)
+    known = np.zeros(dense.shape, bool) if first is None else np.isfinite(first)
+    signs = trouble(spread, apart, known)
+    sure = None if confidence is None else confidence.probability(signs)
+    return StereoResult(
+        disparity=dense if sure is None else np.where(sure < chosen.threshold, np.float32(np.nan), dense),
+        dense=dense,
+        spread=spread,
+        disagreement=apart,
+        known=known,
+        right=from_right,
+        confidence=sure,
+        interval=None if confidence is None else confidence.interval(signs),
+    )
+
+
+def _matched(left: np.ndarray, right: np.ndarray, far: float, first: str) -> np.ndarray | None:
+    return sgbm(left, right, far) if first == "sgbm" else None

@@ -1,0 +1,116 @@
+"""Parts of the stereo network against what they must give on inputs whose answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from robotics.stereo.config import StereoConfig
+from robotics.stereo.networks import StereoNetwork, reduced
+from robotics.stereo.networks.upsample import warped
+from robotics.stereo.networks.volume import UNSEEN, best, correlation, pyramid, read, seen
+from robotics.stereo.training import volume_loss
+
+SMALL = StereoConfig(half=8, quarter=16, groups=4, volume=4, channels=(8, 16), embedding=8, correction=8)
+
+
+def test_correlation_is_largest_where_the_right_features_were_moved_from():
+    torch.manual_seed(0)
+    right = torch.randn(1, 16, 6, 40)
+    left = torch.zeros_like(right)
+    left[..., 5:] = right[..., :-5]  # d = x_l - x_r = 5
+    fit = correlation(left, right, 12, 4)
+    assert fit.shape == (1, 4, 12, 6, 40)
+    total = fit.mean(1)[0]
+    assert (total[:, :, 12:].argmax(0) == 5).all()
+    torch.testing.assert_close(total[5, :, 12:], left[0, :, :, 12:].square().sum(0) / 4 / 2)
+    assert (total[7, :, :7] == 0).all()  # x - 7 is out of view
+
+
+def test_scores_out_of_view_are_never_the_best_and_the_best_lies_between_two_entries():
+    network = StereoNetwork(SMALL)
+    score = network.volume(torch.randn(2, 16, 4, 20), torch.randn(2, 16, 4, 20), 8)
+    hidden = ~seen(8, 20, torch.device("cpu"))[:, 0]
+    assert (score.permute(0, 2, 1, 3)[:, :, hidden] == UNSEEN).all()
+    sharp = torch.full((1, 10, 1, 1), -30.0)
+    sharp[0, 3], sharp[0, 4] = 0.0, 0.0
+    place, sure = best(sharp)
+    assert float(place) == pytest.approx(3.5, abs=1e-4)
+    assert float(sure) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_volume_linear_in_disparity_is_read_exactly_at_every_level():
+    """A mean of neighbouring entries of a linear volume is its value at their middle."""
+    volume = torch.arange(40.0)[None, :, None, None].expand(1, 40, 2, 3)
+    place = torch.full((1, 1, 2, 3), 17.3)
+    found = read(pyramid(volume), place)[0, :, 0, 0]
+    offsets = torch.arange(-4.0, 5.0)
+    expected = torch.cat([17.3 + step * offsets for step in (1, 2, 4)])
+    torch.testing.assert_close(found, expected)
+    outside = read(pyramid(volume), torch.full((1, 1, 2, 3), -200.0))
+    assert (outside == 0).all()
+
+
+def test_residuals_are_linear_below_a_pixel_and_come_back():
+    network = StereoNetwork(SMALL)
+    residual = torch.tensor([-19.0, -2.0, -0.05, 0.0, 0.05, 3.0, 19.9])
+    x = network.encode(residual)
+    torch.testing.assert_close(network.decode(x), residual, rtol=1e-4, atol=1e-5)
+    assert float(network.encode(torch.tensor(20.0))) == pytest.approx(1.0)
+    assert float(x[4] / x.new_tensor(0.05)) == pytest.approx(float(network.encode(torch.tensor(0.01)) / 0.01), rel=0.02)
+
+
+def test_reduced_takes_the_median_and_leaves_holes_out():
+    block = torch.tensor([1.0] * 9 + [50.0] * 7).reshape(1, 1, 4, 4)
+    assert float(reduced(block)) == 1.0
+    holes = block.clone()
+    holes[block == 1] = torch.nan
+    assert float(reduced(holes)) == 50.0
+    ramp = torch.arange(4.0).expand(1, 1, 4, 4)
+    assert float(reduced(ramp)) == 1.5
+
+
+def test_warping_takes_the_right_image_back_by_the_disparity():
+    column = torch.arange(30.0).expand(1, 1, 2, 30)
+    found = warped(column, torch.full((1, 1, 2, 30), 4.25))
+    torch.testing.assert_close(found[..., 5:], column[..., 5:] - 4.25)
+    assert (found[..., :4] == 0).all()  # the border, repeated
+
+
+def test_an_untrained_network_estimates_what_noise_alone_suggests_and_starts_at_the_first_map():
+    network = StereoNetwork(SMALL).eval()
+    left, right = torch.rand(2, 2, 3, 32, 48)
+    first = torch.full((2, 1, 32, 48), 6.0)
+    with torch.no_grad():
+        prepared = network.prepare(left, right, first, torch.ones_like(first), 8)
+        x = torch.randn(2, 1, 8, 12)
+        estimate = network(x, 99.0, prepared=prepared)
+        full = network.full(torch.zeros_like(x), prepared)
+    assert float(estimate.abs().max()) < 1e-3  # alpha is nearly 0 at pure noise
+    torch.testing.assert_close(full, first, rtol=0, atol=1e-4)
+    mixed = torch.tensor([0.0, 99.0])
+    with torch.no_grad():
+        both = network(x, mixed, prepared=prepared)
+        one = network(x[:1], 0, prepared=network.prepare(left[:1], right[:1], first[:1], torch.ones_like(first[:1]), 8))
+    torch.testing.assert_close(both[:1], one, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pair_without_a_first_map_starts_at_the_best_of_its_volume():
+    network = StereoNetwork(SMALL).eval()
+    left, right = torch.rand(2, 1, 3, 32, 48)
+    first = torch.full((1, 1, 32, 48), torch.nan)
+    with torch.no_grad():
+        prepared = network.prepare(left, right, first, torch.zeros_like(first), 8)
+        found, _ = best(prepared.score)
+    torch.testing.assert_close(prepared.start, found)
+    assert prepared.first.isfinite().all()
+
+
+def test_volume_loss_is_the_cross_entropy_at_the_true_disparity_of_seen_pixels():
+    score = torch.randn(1, 10, 2, 2, generator=torch.Generator().manual_seed(0))
+    truth = torch.full((1, 1, 8, 8), 4 * 3.25)
+    visible = torch.ones_like(truth)
+    visible[..., :4] = 0
+    logs = score.log_softmax(1)[0, :, :, 1]
+    expected = -(0.75 * logs[3] + 0.25 * logs[4]).mean()
+    torch.testing.assert_close(volume_loss(score, truth, visible), expected)
