@@ -8,11 +8,11 @@ likelihood of a Laplace law on scenes whose truth is known,
 
 then the two statements are calibrated on scenes that took no part in that:
 
-    P(|e| <= 1 px) = sigmoid(c_0 - c_1 ln b)     logistic regression (Platt)
-    interval       = d +- q b                    q: the 90 % quantile of |e| / b (split conformal)
+    P(|e| <= 1 px) = 1 - exp(-exp(c_0 - c_1 ln b))    maximum likelihood; c = (0, 1) is the Laplace law itself
+    interval       = d +- q b                         q: the 90 % quantile of |e| / b (split conformal)
 
 References:
-    Platt, Probabilistic Outputs for Support Vector Machines, 1999.
+    McCullagh and Nelder, Generalized Linear Models, 1989, section 4.3 (complementary log-log link).
     Angelopoulos and Bates, A Gentle Introduction to Conformal Prediction, 2021, section 2.3.
 """
 
@@ -50,7 +50,7 @@ class Confidence(Settings):
 
     def probability(self, signs: np.ndarray) -> np.ndarray:
         """Return the chance that the error is at most 1 px, float32."""
-        return _sigmoid(self.offset - self.slope * np.log(self.scale(signs))).astype(np.float32)
+        return (-np.expm1(-np.exp(self.offset - self.slope * np.log(self.scale(signs))))).astype(np.float32)
 
     def interval(self, signs: np.ndarray) -> np.ndarray:
         """Return half of the width of the 90 % interval, px."""
@@ -107,12 +107,11 @@ def fit_confidence(signs: np.ndarray, errors: np.ndarray, calibration: tuple[np.
     log = weights @ others
     good = wrong <= WITHIN
 
-    def surprise(c: np.ndarray) -> tuple[float, np.ndarray]:
-        z = c[0] - c[1] * log
-        gap = _sigmoid(z) - good
-        return float(np.mean(np.logaddexp(0, z) - good * z)), np.array([gap.mean(), (-gap * log).mean()])
+    def surprise(c: np.ndarray) -> float:
+        rate = np.exp(np.clip(c[0] - c[1] * log, -30, 30))
+        return float(np.mean(np.where(good, -np.log(-np.expm1(-rate)), rate)))
 
-    offset, slope = minimize(surprise, np.array([0.0, 1.0]), jac=True, method="L-BFGS-B").x
+    offset, slope = minimize(surprise, np.array([0.0, 1.0]), method="Nelder-Mead").x
     ratio = wrong / np.exp(log)
     level = min(1.0, np.ceil(SHARE * (len(ratio) + 1)) / len(ratio))
     return Confidence(
@@ -122,6 +121,3 @@ def fit_confidence(signs: np.ndarray, errors: np.ndarray, calibration: tuple[np.
         factor=float(np.quantile(ratio, level, method="higher")),
     )
 
-
-def _sigmoid(z: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(z, -60, 60)))

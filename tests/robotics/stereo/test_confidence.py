@@ -55,7 +55,7 @@ def test_disagreement_is_that_of_the_nearer_column_and_unknown_out_of_view():
 def test_a_confidence_is_data_and_comes_back():
     one = Confidence(weights=(0.0, 1.0, 0.5, 0.2), offset=0.3, slope=1.2, factor=2.0)
     assert Confidence.model_validate_json(one.model_dump_json()) == one
-    signs = trouble(np.array([0.1, 3.0]), np.array([0.1, 3.0]), np.array([True, False]))
+    signs = trouble(np.array([1.0, 3.0]), np.array([1.0, 3.0]), np.array([True, False]))
     chance = one.probability(signs)
     assert 1 > chance[0] > chance[1] > 0
     assert one.interval(signs)[1] > one.interval(signs)[0]

@@ -17,13 +17,14 @@ SMALL = StereoConfig(half=8, quarter=16, groups=4, volume=4, channels=(8, 16), e
 def test_correlation_is_largest_where_the_right_features_were_moved_from():
     torch.manual_seed(0)
     right = torch.randn(1, 16, 6, 40)
+    right = right / right.norm(dim=1, keepdim=True)  # then no other place can fit better
     left = torch.zeros_like(right)
     left[..., 5:] = right[..., :-5]  # d = x_l - x_r = 5
     fit = correlation(left, right, 12, 4)
     assert fit.shape == (1, 4, 12, 6, 40)
     total = fit.mean(1)[0]
     assert (total[:, :, 12:].argmax(0) == 5).all()
-    torch.testing.assert_close(total[5, :, 12:], left[0, :, :, 12:].square().sum(0) / 4 / 2)
+    torch.testing.assert_close(total[5, :, 12:], torch.full((6, 28), 1 / 8))
     assert (total[7, :, :7] == 0).all()  # x - 7 is out of view
 
 
@@ -41,11 +42,11 @@ def test_scores_out_of_view_are_never_the_best_and_the_best_lies_between_two_ent
 
 def test_a_volume_linear_in_disparity_is_read_exactly_at_every_level():
     """A mean of neighbouring entries of a linear volume is its value at their middle."""
-    volume = torch.arange(40.0)[None, :, None, None].expand(1, 40, 2, 3)
-    place = torch.full((1, 1, 2, 3), 17.3)
+    volume = torch.arange(60.0)[None, :, None, None].expand(1, 60, 2, 3)
+    place = torch.full((1, 1, 2, 3), 25.3)
     found = read(pyramid(volume), place)[0, :, 0, 0]
     offsets = torch.arange(-4.0, 5.0)
-    expected = torch.cat([17.3 + step * offsets for step in (1, 2, 4)])
+    expected = torch.cat([25.3 + step * offsets for step in (1, 2, 4)])
     torch.testing.assert_close(found, expected)
     outside = read(pyramid(volume), torch.full((1, 1, 2, 3), -200.0))
     assert (outside == 0).all()
