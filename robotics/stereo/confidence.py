@@ -120,4 +120,3 @@ def fit_confidence(signs: np.ndarray, errors: np.ndarray, calibration: tuple[np.
         slope=float(slope),
         factor=float(np.quantile(ratio, level, method="higher")),
     )
-

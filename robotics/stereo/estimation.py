@@ -116,9 +116,11 @@ def estimate(
         tensors = (None if value is None else torch.from_numpy(value).to(model.device) for value in (from_right, raw))
         guidance = Guidance(chosen.guidance, *tensors)
     view = model.look(left, right, first, far)
-    samples = model.draw(
-        view, calls=chosen.calls, samples=chosen.samples, generator=generator, guidance=guidance
-    ).disparity.cpu().numpy()
+    samples = (
+        model.draw(view, calls=chosen.calls, samples=chosen.samples, generator=generator, guidance=guidance)
+        .disparity.cpu()
+        .numpy()
+    )
     dense = np.median(samples, 0).astype(np.float32)
     spread = samples.std(0).astype(np.float32)
     apart = disagreement(dense, from_right)

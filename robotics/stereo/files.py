@@ -58,7 +58,7 @@ def load_stereo(name: str | os.PathLike[str], device: torch.device | str = "cpu"
     if weights.metadata.get("kind") != KIND:
         raise InputError(
             weights.path, found=f"kind {weights.metadata.get('kind')!r}", expected=repr(KIND),
-            fix="Give a stereo model: a packaged name such as robotics/stereo_small, or what `fewstep stereo train` wrote.",
+            fix="Give a stereo model: a packaged name, or what `fewstep stereo train` wrote.",
         )  # fmt: skip
     try:
         config = StereoConfig.model_validate_json(weights.metadata["config"])

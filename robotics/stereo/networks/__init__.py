@@ -123,9 +123,7 @@ class StereoNetwork(nn.Module):
         first = torch.where(absent, enlarged, first)
         start = reduced(first) / FACTOR
         told = [quarter, start / 16, functional.avg_pool2d(known, FACTOR), self.encode(found - start), sure]
-        return Prepared(
-            self.tell(torch.cat(told, 1)), score, fit, start, quarter, half, left, right, first, known
-        )
+        return Prepared(self.tell(torch.cat(told, 1)), score, fit, start, quarter, half, left, right, first, known)
 
     def forward(self, sample: Tensor, timestep: Tensor | float, *, prepared: Prepared) -> Tensor:
         """Return the estimate of x_0, (N, 1, h, w), of x_t and the entry of the noise table (a number or (N,))."""
@@ -154,7 +152,7 @@ class StereoNetwork(nn.Module):
 
 
 def reduced(disparity: Tensor) -> Tensor:
-    """Return the median of each 4 x 4 pixels, (N, 1, H / 4, W / 4), NaN left out; a mean would invent depths at edges."""
+    """Return the median of each 4 x 4 pixels, (N, 1, H / 4, W / 4), NaN left out; a mean would invent depths."""
     blocks = functional.pixel_unshuffle(disparity, FACTOR)
     low = blocks.nanmedian(1, keepdim=True).values
     high = -(-blocks).nanmedian(1, keepdim=True).values

@@ -40,7 +40,14 @@ class Upsample(nn.Module):
         nn.init.zeros_(self.leave.bias)  # begins as the convex combination alone
 
     def forward(
-        self, disparity: Tensor, quarter: Tensor, half: Tensor, left: Tensor, right: Tensor, start: Tensor, known: Tensor
+        self,
+        disparity: Tensor,
+        quarter: Tensor,
+        half: Tensor,
+        left: Tensor,
+        right: Tensor,
+        start: Tensor,
+        known: Tensor,
     ) -> Tensor:
         """Return the disparity (N, 1, H, W) in pixels.
 

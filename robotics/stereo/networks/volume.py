@@ -50,8 +50,10 @@ class Volume(nn.Module):
 
 
 class _Factored(nn.Module):
-    """A 3 x 3 convolution within each disparity, then one of 3 across them: a third of a 3-D one's cost, and on a CPU
-    a tenth of its time."""
+    """A 3 x 3 convolution within each disparity, then one of 3 across them.
+
+    It has a third of the cost of a 3-D one, and on a CPU a tenth of its time.
+    """
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
