@@ -28,7 +28,7 @@ class StereoConfig(Settings):
         embedding: of the noise level, even.
         correction: channels of the last correction at full size.
         steps: of the squared cosine table of noise.
-        bend_px: a residual disparity r is x = asinh(r / bend) / asinh(limit / bend): linear below bend, then logarithmic.
+        bend_px: a residual disparity r is x = asinh(r / bend) / asinh(limit / bend): linear below bend, log above.
         limit_px: the residual that is x = 1.
         spread: standard deviation of x that an estimate from noise alone assumes.
     """

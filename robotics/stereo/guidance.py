@@ -11,8 +11,8 @@ costs is smaller, by at most a cap:
 
 A step goes along the sign of the gradient of the whole cost, by g / (|g| + rms g) of the cap; where it does not lower
 the pixel's own cost (averaged over 5 x 5) it is taken back. The cap shrinks as the noise grows, sqrt(1 - sigma^2) of
-it, because an early estimate is a mean of many maps. Glass and mirrors show something that is not their surface, and there
-the photometric cost misleads: it counts only where the sensor's own match, if one is given, lies within 2 px.
+it, because an early estimate is a mean of many maps. Glass and mirrors show something that is not their surface, and
+there the photometric cost misleads: it counts only where the sensor's own match, if one is given, lies within 2 px.
 
 With all weights 0 the denoiser is returned as it is.
 
