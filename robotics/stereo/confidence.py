@@ -115,7 +115,7 @@ def fit_confidence(signs: np.ndarray, errors: np.ndarray, calibration: tuple[np.
     ratio = wrong / np.exp(log)
     level = min(1.0, np.ceil(SHARE * (len(ratio) + 1)) / len(ratio))
     return Confidence(
-        weights=tuple(map(float, weights)),
+        weights=(float(weights[0]), float(weights[1]), float(weights[2]), float(weights[3])),
         offset=float(offset),
         slope=float(slope),
         factor=float(np.quantile(ratio, level, method="higher")),

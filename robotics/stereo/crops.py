@@ -46,9 +46,10 @@ class Crops:
         sample = self.samples[int(source.integers(self.count))]
         height, width = sample.pair.left.shape[:2]
         top, begin = source.integers(height - size[0] + 1), source.integers(width - size[1] + 1)
-        window = np.s_[top : top + size[0], begin : begin + size[1]]
+        rows = slice(top, top + size[0])
         if source.random() < 0.5:
-            window = np.s_[top + size[0] - 1 : top - 1 if top else None : -1, begin : begin + size[1]]
+            rows = slice(top + size[0] - 1, top - 1 if top else None, -1)
+        window = rows, slice(begin, begin + size[1])
         chance = source.random()
         first: np.ndarray | None = None
         if chance < raw:

@@ -117,10 +117,10 @@ class StereoModel:
         start, known = first_map(first, (height, width))
         images = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255 for image in (left, right)]
         maps = [torch.from_numpy(value)[None, None] for value in (start, known)]
-        padded = [self._padded(value).to(self.device) for value in (*images, *maps)]
+        seen, other, begin, measured = (self._padded(value).to(self.device) for value in (*images, *maps))
         # A volume wider than the image compares nothing with nothing.
-        disparities = min(math.ceil(max_disparity / FACTOR) + MARGIN, padded[0].shape[-1] // FACTOR)
-        return View(self, self.network.prepare(*padded, disparities), height, width)
+        disparities = min(math.ceil(max_disparity / FACTOR) + MARGIN, seen.shape[-1] // FACTOR)
+        return View(self, self.network.prepare(seen, other, begin, measured, disparities), height, width)
 
     def draw(
         self,

@@ -9,6 +9,7 @@ the frame starts cold, from noise.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class VideoSettings(Settings):
         cut: the photometric cost of the last map, in units of that of the new first map, above which there was a cut.
     """
 
-    levels: tuple[float, ...] = Field((0.5, 0.2), min_length=1)
+    levels: Annotated[tuple[float, ...], Field(min_length=1)] = (0.5, 0.2)
     cut: PositiveFloat = 1.5
 
 

@@ -81,8 +81,8 @@ class StereoNetwork(nn.Module):
         self.enter = nn.Conv2d(1 + 2 * READ, first, 3, padding=1)
         self.unet = UNet(config.channels, config.embedding)
         self.leave = nn.Sequential(nn.GroupNorm(8, first), nn.SiLU(), nn.Conv2d(first, 1, 3, padding=1))
-        nn.init.zeros_(self.leave[-1].weight)
-        nn.init.zeros_(self.leave[-1].bias)
+        for parameter in self.leave[-1].parameters():
+            nn.init.zeros_(parameter)
         self.upsample = Upsample(config.quarter, config.half, config.correction)
         process = config.process()
         times = torch.arange(1, config.steps + 1, dtype=torch.float64) / config.steps

@@ -36,8 +36,8 @@ class Upsample(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation) for dilation in (1, 2, 4)
         )
         self.leave = nn.Conv2d(channels, 1, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)  # begins as the convex combination alone
+        for parameter in self.leave.parameters():
+            nn.init.zeros_(parameter)  # begins as the convex combination alone
 
     def forward(
         self,

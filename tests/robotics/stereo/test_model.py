@@ -163,7 +163,7 @@ def sample(seed: int) -> StereoSample:
 
 def test_training_fills_what_the_raw_map_lacks_and_a_resumed_one_is_the_uninterrupted_one(tmp_path):
     settings = StereoTraining(
-        name="robotics/test", model=SMALL, crop=(32, 64), max_disparity=32, steps=40, batch=4, warmup=5,
+        name="robotics/test", model=SMALL, crop=(32, 64), max_disparity=32, steps=70, batch=4, warmup=5,
         learning_rate=5e-3, average=0.9, log_every=10,
     )  # fmt: skip
     crops = Crops([sample(seed) for seed in range(3)])
