@@ -1,0 +1,92 @@
+"""What a mesh looks like from above: the height of its highest surface in every cell, as rain would find it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from motion.scene.loading import SceneObject
+
+CELL = 0.02  # m
+
+
+@dataclass(frozen=True)
+class HeightMap:
+    """Heights over the floor on a grid of cells.
+
+    Attributes:
+        heights: (nx, ny) float64, m; -inf where nothing is.
+        origin: (2,) centre of cell (0, 0), m.
+        cell: edge length, m.
+    """
+
+    heights: np.ndarray
+    origin: np.ndarray
+    cell: float
+
+    def centres(self, cells: np.ndarray) -> np.ndarray:
+        """Return the positions (N, 2) of cells (N, 2), m."""
+        return self.origin + self.cell * np.asarray(cells)
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """Return the heights (...) of the cells under positions (..., 2), m; -inf outside the map."""
+        cells = np.round((positions - self.origin) / self.cell).astype(int)
+        inside = ((cells >= 0) & (cells < self.heights.shape)).all(-1)
+        cells = np.where(inside[..., None], cells, 0)
+        return np.where(inside, self.heights[cells[..., 0], cells[..., 1]], -np.inf)
+
+
+def height_map(objects: Sequence[SceneObject], floor: float, *, cell: float = CELL, margin: float = 0.1) -> HeightMap:
+    """Return the heights of objects seen from above; the direction of normals does not matter.
+
+    Args:
+        objects: meshes, m.
+        floor: height that counts as zero, m.
+        cell: edge length of a cell, m.
+        margin: empty border, m.
+    """
+    points = np.concatenate([_samples(o.triangles, 0.5 * cell) for o in objects])
+    low, high = points[:, :2].min(0) - margin, points[:, :2].max(0) + margin
+    heights = np.full(np.ceil((high - low) / cell).astype(int) + 1, -np.inf)
+    cells = np.round((points[:, :2] - low) / cell).astype(int)
+    np.maximum.at(heights, (cells[:, 0], cells[:, 1]), points[:, 2] - floor)
+    return HeightMap(heights, low, cell)
+
+
+def _samples(triangles: np.ndarray, step: float) -> np.ndarray:
+    """Return points (N, 3) on triangles (T, 3, 3), at most `step` apart seen from above.
+
+    v0 + i/m (v1 - v0) + j/n (v2 - v0) with i/m + j/n <= 1, v0 opposite the longest edge. Of a triangle that stands
+    upright only the edges are sampled: its highest points lie there.
+    """
+    flat = triangles[..., :2]
+    lengths = np.linalg.norm(flat[:, [2, 0, 1]] - flat[:, [1, 2, 0]], axis=-1)  # of the edge opposite each corner
+    order = (lengths.argmax(1)[:, None] + [0, 1, 2]) % 3
+    corners = np.take_along_axis(triangles, order[..., None], 1)
+    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    doubled = np.abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0])
+    upright = doubled <= 0.1 * step * lengths.max(1)
+    m, n = (np.ceil(np.linalg.norm(e[:, :2], axis=1) / step).astype(int).clip(1) for e in (first, second))
+    lying = ~upright
+    clouds = [_lattice(corners[lying, 0], first[lying], second[lying], m[lying], n[lying])]
+    zero = np.zeros_like(first[upright])
+    one = np.ones(len(zero), int)
+    for start, edge, count in (
+        (corners[upright, 0], first[upright], m[upright]),
+        (corners[upright, 0], second[upright], n[upright]),
+        (corners[upright, 1], (second - first)[upright], (m + n)[upright]),
+    ):
+        clouds.append(_lattice(start, edge, zero, count, one))
+    return np.concatenate(clouds)
+
+
+def _lattice(start: np.ndarray, first: np.ndarray, second: np.ndarray, m: np.ndarray, n: np.ndarray) -> np.ndarray:
+    sizes = (m + 1) * (n + 1)
+    which = np.repeat(np.arange(len(m)), sizes)
+    index = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    i, j = index // (n + 1)[which] / m[which], index % (n + 1)[which] / n[which]
+    kept = i + j <= 1 + 1e-9
+    which, i, j = which[kept], i[kept, None], j[kept, None]
+    return start[which] + i * first[which] + j * second[which]
