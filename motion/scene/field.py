@@ -201,7 +201,9 @@ def _points(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 def _welded(o: SceneObject) -> tuple[np.ndarray, np.ndarray]:
     """Return the mesh with equal vertices made one and without degenerate faces: exporters split them at seams."""
-    _, first, to = np.unique(np.round(o.vertices / WELD).astype(np.int64), axis=0, return_index=True, return_inverse=True)
+    _, first, to = np.unique(
+        np.round(o.vertices / WELD).astype(np.int64), axis=0, return_index=True, return_inverse=True
+    )
     faces = to.reshape(-1)[o.faces]
     whole = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
     return np.ascontiguousarray(o.vertices[first]), np.ascontiguousarray(faces[whole])
@@ -222,7 +224,9 @@ def _outward(vertices: np.ndarray, faces: np.ndarray) -> tuple[tuple[np.ndarray,
     # The volume of a component about its own middle, so that an open one has it too.
     members = np.bincount(of_face, minlength=count)
     centres = vertices[faces].mean(1)
-    middle = np.stack([np.bincount(of_face, centres[:, a], count) for a in range(3)], 1) / np.maximum(members, 1)[:, None]
+    middle = (
+        np.stack([np.bincount(of_face, centres[:, a], count) for a in range(3)], 1) / np.maximum(members, 1)[:, None]
+    )
     corners = vertices[faces] - middle[of_face][:, None]
     six = np.einsum("ti,ti->t", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
     inverted = np.bincount(of_face, six, count) < 0
@@ -247,7 +251,8 @@ def _make_solid(
     shape = values[window].shape
     if 0 in shape:
         return
-    points = _points(*(axis[part] for axis, part in zip(axes, window, strict=True)))
+    x, y, z = (axis[part] for axis, part in zip(axes, window, strict=True))
+    points = _points(x, y, z)
     inside = np.zeros(len(points), bool)
     for v, f in parts:
         tree = igl.FastWindingNumberBVH()
@@ -270,10 +275,10 @@ def _facing_inwards(vertices: np.ndarray, faces: np.ndarray, floor: float, exten
     size = (high - low)[:2]
     if (size < np.maximum(ROOM_EXTENT, 0.5 * extent)).any():
         return None
-    across = [np.linspace(low[a] + 0.1 * size[a], high[a] - 0.1 * size[a], 12) for a in range(2)]
+    x, y = (np.linspace(low[a] + 0.1 * size[a], high[a] - 0.1 * size[a], 12) for a in range(2))
     tree = igl.FastWindingNumberBVH()
     tree.init(vertices, faces)
-    winding = float(np.median(tree.winding_number(_points(*across, floor + np.array([0.8, 1.2, 1.6])))))
+    winding = float(np.median(tree.winding_number(_points(x, y, floor + np.array([0.8, 1.2, 1.6])))))
     if abs(winding) <= 0.2:
         return None
     return np.ascontiguousarray(faces[:, ::-1]) if winding > 0 else faces

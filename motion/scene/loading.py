@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motion.scene.packages import require
 from motion.scene.orientation import AXES, MANY, facing, find_frame
+from motion.scene.packages import require
 from shared.errors import InputError
 from shared.files import atomic_path
 
@@ -181,7 +181,7 @@ def _read_meshes(path: Path) -> list[SceneObject]:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(path, found=f"the suffix {path.suffix!r}", expected=", ".join(SUFFIXES), fix="Convert it.")
-    options = {"split_objects": True, "split_groups": _only_groups(path)} if suffix == ".obj" else {}
+    options: dict[str, Any] = {"split_objects": True, "split_groups": _only_groups(path)} if suffix == ".obj" else {}
     try:
         loaded = trimesh.load_scene(path, process=False, **options)
     except Exception as error:  # trimesh has no error of its own: a damaged file raises whatever it meets first
@@ -210,7 +210,8 @@ def _named(loaded: Any, stem: str) -> Iterator[SceneObject]:
     """Yield one object a node; trimesh makes a node of every glTF primitive, with a random name."""
     import trimesh
 
-    parents, parts = loaded.graph.transforms.parents, {}
+    parents = loaded.graph.transforms.parents
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for node in loaded.graph.nodes_geometry:
         transform, geometry = loaded.graph[node]
         mesh: Trimesh = loaded.geometry[geometry]

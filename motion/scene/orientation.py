@@ -114,7 +114,9 @@ def _told(what: str, first: str, score: float, second: str, runner_up: float, wh
 def _stated_axis(up: str | Sequence[float], source: str) -> tuple[str, np.ndarray]:
     if isinstance(up, str):
         if up not in AXES:
-            raise InputError("up axis", found=repr(up), expected=f"one of {', '.join(AXES)} or a vector", fix="Mend it.")
+            raise InputError(
+                "up axis", found=repr(up), expected=f"one of {', '.join(AXES)} or a vector", fix="Mend it."
+            )
         return up, np.array(AXES[up], float)
     vector = np.asarray(up, np.float64)
     length = np.linalg.norm(vector) if vector.shape == (3,) else 0.0

@@ -118,7 +118,7 @@ def curve(waypoints: np.ndarray, *, spacing: float = SPACING, walkable: Walkable
 
 
 def require_walkable(walkable: WalkableMap, what: str, point: np.ndarray) -> None:
-    """Raise `InputError` unless a body can stand at a point (2,); the thing in the way and the nearest place are told."""
+    """Raise `InputError` unless a body can stand at a point (2,), with the thing in the way and the nearest place."""
     if not walkable.region_at(point):
         raise _not_walkable(walkable, what, np.asarray(point, np.float64)[:2])
 
@@ -169,7 +169,9 @@ def _grid_route(walkable: WalkableMap, begin: tuple[int, int], end: tuple[int, i
     require("skimage", "to find a way")
     from skimage.graph import route_through_array
 
-    cells, _ = route_through_array(_price(walkable, walkable.clearance), begin, end, fully_connected=True, geometric=True)
+    cells, _ = route_through_array(
+        _price(walkable, walkable.clearance), begin, end, fully_connected=True, geometric=True
+    )
     return np.array(cells)
 
 

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from motion.scene.loading import SceneObject
+from motion.scene.loading import Scene, SceneObject
 
 CELL = 0.02  # m
+NOTHING = -1.0  # m: below any floor
+NOT_FURNITURE = (
+    "table",
+    "desk",
+    "shelf",
+    "shelv",
+    "cupboard",
+    "console",
+    "chest",
+    "drawer",
+    "cabinet",
+    "plant",
+    "lamp",
+)
 
 
 @dataclass(frozen=True)
@@ -17,7 +31,7 @@ class HeightMap:
     """Heights over the floor on a grid of cells.
 
     Attributes:
-        heights: (nx, ny) float64, m; -inf where nothing is.
+        heights: (nx, ny) float64, m; `NOTHING` where nothing is.
         origin: (2,) centre of cell (0, 0), m.
         cell: edge length, m.
     """
@@ -31,11 +45,27 @@ class HeightMap:
         return self.origin + self.cell * np.asarray(cells)
 
     def at(self, positions: np.ndarray) -> np.ndarray:
-        """Return the heights (...) of the cells under positions (..., 2), m; -inf outside the map."""
+        """Return the heights (...) of the cells under positions (..., 2), m; `NOTHING` outside the map."""
         cells = np.round((positions - self.origin) / self.cell).astype(int)
         inside = ((cells >= 0) & (cells < self.heights.shape)).all(-1)
         cells = np.where(inside[..., None], cells, 0)
-        return np.where(inside, self.heights[cells[..., 0], cells[..., 1]], -np.inf)
+        return np.where(inside, self.heights[cells[..., 0], cells[..., 1]], NOTHING)
+
+    def closed(self) -> HeightMap:
+        """Return the map with gaps up to 0.1 m wide, slats and seams, at the height of what is around them."""
+        from scipy import ndimage
+
+        return replace(self, heights=ndimage.grey_closing(self.heights, size=round(0.1 / self.cell)))
+
+    def level(self, low: float, high: float) -> np.ndarray:
+        """Return the mask (nx, ny) of what lies between two heights, m, and is level.
+
+        Level: neighbours within two cells differ by less than 0.06 m, so that a seat ends at its armrests.
+        """
+        from scipy import ndimage
+
+        steepness = ndimage.maximum_filter(self.heights, 3) - ndimage.minimum_filter(self.heights, 3)
+        return (self.heights >= low) & (self.heights <= high) & (steepness < 0.06)
 
 
 def height_map(objects: Sequence[SceneObject], floor: float, *, cell: float = CELL, margin: float = 0.1) -> HeightMap:
@@ -49,7 +79,7 @@ def height_map(objects: Sequence[SceneObject], floor: float, *, cell: float = CE
     """
     points = np.concatenate([_samples(o.triangles, 0.5 * cell) for o in objects])
     low, high = points[:, :2].min(0) - margin, points[:, :2].max(0) + margin
-    heights = np.full(np.ceil((high - low) / cell).astype(int) + 1, -np.inf)
+    heights = np.full(np.ceil((high - low) / cell).astype(int) + 1, NOTHING)
     cells = np.round((points[:, :2] - low) / cell).astype(int)
     np.maximum.at(heights, (cells[:, 0], cells[:, 1]), points[:, 2] - floor)
     return HeightMap(heights, low, cell)
@@ -90,3 +120,21 @@ def _lattice(start: np.ndarray, first: np.ndarray, second: np.ndarray, m: np.nda
     kept = i + j <= 1 + 1e-9
     which, i, j = which[kept], i[kept, None], j[kept, None]
     return start[which] + i * first[which] + j * second[which]
+
+
+def candidates(scene: Scene, name: str | None) -> Sequence[SceneObject]:
+    """Return the named object, or all whose name does not say that one neither sits nor lies there."""
+    if name is not None:
+        return [scene.find(name)]
+    return [o for o in scene.solids if not any(word in o.name.lower() for word in NOT_FURNITURE)]
+
+
+def describe_top(heights: HeightMap, wanted: tuple[float, float]) -> str:
+    """Return words for a thing that cannot be used: where its largest level surface is, and what else it lacks."""
+    closed, level = heights.heights, heights.level(0.0, 2.5)
+    counts = np.bincount(np.round(closed[level] / 0.05).astype(int), minlength=1)
+    top = np.median(closed[level & (np.abs(closed - 0.05 * counts.argmax()) <= 0.05)]) if level.any() else None
+    if top is None:
+        return "nothing level"
+    right = wanted[0] <= top <= wanted[1]
+    return f"a level surface at {top:.2f} m" + (", too small or walled in" if right else "")
