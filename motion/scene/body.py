@@ -201,7 +201,7 @@ def scene_scores(points: Tensor, field: Distance, *, tolerance: float = 0.02, sl
     if points.ndim != 3 or points.shape[-1] != 3 or 0 in points.shape:
         raise InputError("points", found=f"shape {tuple(points.shape)}", expected="(F, P, 3), none of them zero",
                          fix="Give the points of every frame.")  # fmt: skip
-    distance = field(points)
+    distance = field(points).detach()
     depth = torch.relu(-distance).amax(1)
     return SceneScores(
         non_collision=float((distance >= -slack).float().mean()),

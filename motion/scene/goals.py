@@ -27,6 +27,7 @@ DIRECTIONS = 24
 LANES = (-0.12, 0.0, 0.12)  # m: the width of a pelvis, seen along the thighs
 REACH = np.arange(0.0, 0.9, 0.02)  # m, where rays over a seat are read
 IN_FRONT, BESIDE = 0.5, -0.5  # cosines of the angle to the facing, of places to stand
+LEAN = 0.05  # m before the pelvis: where the torso is free of a backrest, which leans as the back does
 APART = 0.6  # m between two seats on a sofa
 
 
@@ -71,14 +72,18 @@ def find_seats(
         surface = height_map([o], scene.floor).closed()
         reasons: list[str] = []
         found: list[Seat] = []
+        useless: list[_Spot] = []
         for spot in _spots(surface):
             if any(np.linalg.norm(spot.position - seat.pelvis[:2]) < APART for seat in found):
+                continue
+            if any(_alike(spot, other) for other in useless):
                 continue
             seat = _usable(o, _squared(surface, spot), scene, field, walkable, within)
             if isinstance(seat, Seat):
                 found.append(seat)
             else:
                 reasons.append(seat)
+                useless.append(spot)
         if name is not None and not found:
             raise InputError(
                 f"{scene.source}: {o.name}",
@@ -117,6 +122,12 @@ def _spots(surface: HeightMap) -> list[_Spot]:
     return [spot for spot in spots if spot.score >= spots[0].score - 0.5]
 
 
+def _alike(spot: _Spot, other: _Spot) -> bool:
+    """Return whether two spots are so near each other that they can be used, or not, for the same reasons."""
+    near = np.linalg.norm(spot.position - other.position) < 0.15
+    return bool(near and spot.facing @ other.facing > np.cos(np.radians(35)))
+
+
 def _squared(surface: HeightMap, spot: _Spot) -> _Spot:
     """Return the spot turned until front edge or backrest is square to the body, by the smaller of their mean slopes.
 
@@ -130,7 +141,7 @@ def _squared(surface: HeightMap, spot: _Spot) -> _Spot:
         turns = []
         for sign in (1, -1) if np.isfinite(spot.back) else (1,):
             ends, _ = _ends(surface, spot.position + lanes[:, None] * across, sign * facing, spot.height)
-            near = ends < 0.6
+            near = (ends < 0.6) & (np.abs(ends - np.median(ends)) < 0.06)  # beyond a corner there is another edge
             if near.sum() >= 9:
                 turns.append(-sign * float(np.polyfit(lanes[near], ends[near], 1)[0]))
         facing = facing + min(turns, key=abs, default=0.0) * across
@@ -198,23 +209,24 @@ def _usable(
     """Return the seat, or why nobody can sit there."""
     pelvis = np.array([*spot.position, scene.floor + spot.height + PELVIS_OVER_SEAT])
     torso = np.tile(pelvis, (8, 1))
-    torso[:, :2] += 0.05 * spot.facing  # backrests lean, and so does the back
+    torso[:, :2] += LEAN * spot.facing
     torso[:, 2] = scene.floor + spot.height + np.linspace(0.3, 0.85, 8)
     if float(field(torch.from_numpy(torso)).min()) < 0.05:
         return "a seat without headroom: something is over it"
     edge = spot.position + spot.front * spot.facing
-    stand = _stand(edge + 0.25 * spot.facing, edge, spot.facing, walkable, within)
+    stand = _stand(spot, edge, scene.floor, field, walkable, within)
     if stand is None:
-        return f"a seat at ({edge[0]:.2f}, {edge[1]:.2f}) with no place to stand within {within:.2f} m in front"
+        return f"a seat at ({edge[0]:.2f}, {edge[1]:.2f}) with no place to stand within {within:.2f} m before or beside it"
     return Seat(o.name, pelvis, spot.height, spot.facing, stand, bool(np.isfinite(spot.back)))
 
 
 def _stand(
-    wish: np.ndarray, edge: np.ndarray, facing: np.ndarray, walkable: WalkableMap, within: float
+    spot: _Spot, edge: np.ndarray, floor: float, field: DistanceField, walkable: WalkableMap, within: float
 ) -> np.ndarray | None:
-    """Return the walkable place nearest to a wish: in front of an edge, else beside it, as for a chair at a table.
+    """Return where to stand before sitting down: a step before the edge or near there, else beside the seat.
 
-    Only regions of 0.5 m2 or more count: one must have come from somewhere.
+    Only regions of 0.5 m2 or more count, since one must have come from somewhere, and only places from which the torso
+    can move over the seat without passing through anything.
     """
     areas = np.r_[0.0, walkable.areas]
     reach = int(np.ceil(within / walkable.cell)) + 1
@@ -222,11 +234,17 @@ def _stand(
     cells = np.argwhere(np.ones((2 * reach + 1, 2 * reach + 1))) + np.array([i - reach, j - reach])
     cells = cells[((cells >= 0) & (cells < walkable.regions.shape)).all(1)]
     cells = cells[areas[walkable.regions[cells[:, 0], cells[:, 1]]] >= 0.5]
-    centres = walkable.centres(cells)
-    offset = centres - edge
-    distance = np.linalg.norm(offset, axis=1)
-    for cosine in IN_FRONT, BESIDE:
-        places = centres[(offset @ facing >= cosine * distance) & (distance <= within)]
-        if len(places):
-            return places[np.linalg.norm(places - wish, axis=1).argmin()]
+    places = walkable.centres(cells)
+    places = places[np.linalg.norm(places - edge, axis=1) <= within]
+    places = places[np.linalg.norm(places - edge - 0.25 * spot.facing, axis=1).argsort()]
+    offset = places - edge
+    share = offset @ spot.facing / np.linalg.norm(offset, axis=1).clip(1e-9)
+    torso = floor + np.arange(spot.height + 0.15, spot.height + 0.8, 0.05)
+    for chosen in places[share >= IN_FRONT], places[(share >= BESIDE) & (share < IN_FRONT)]:
+        for place in chosen[:: max(1, len(chosen) // 20)]:
+            way = np.linspace(spot.position + LEAN * spot.facing, place, 20)
+            swept = np.column_stack([np.repeat(way, len(torso), axis=0), np.tile(torso, len(way))])
+            # What is thinner than a voxel reads up to half a voxel on the grid.
+            if float(field(torch.from_numpy(swept)).min()) > 0.55 * field.voxel:
+                return place
     return None
