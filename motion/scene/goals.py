@@ -17,7 +17,7 @@ import torch
 from motion.scene.field import DistanceField
 from motion.scene.loading import Scene, SceneObject
 from motion.scene.surfaces import HeightMap, candidates, describe_top, height_map
-from motion.scene.walkable import WalkableMap
+from motion.scene.walkable import ROOM_AREA, WalkableMap
 from shared.errors import InputError
 
 SEAT_HEIGHTS = (0.33, 0.62)  # m over the floor
@@ -27,6 +27,7 @@ DIRECTIONS = 24
 LANES = (-0.12, 0.0, 0.12)  # m: the width of a pelvis, seen along the thighs
 REACH = np.arange(0.0, 0.9, 0.02)  # m, where rays over a seat are read
 IN_FRONT, BESIDE = 0.5, -0.5  # cosines of the angle to the facing, of places to stand
+SHIN = 0.1  # m before the front edge
 LEAN = 0.05  # m before the pelvis: where the torso is free of a backrest, which leans as the back does
 APART = 0.6  # m between two seats on a sofa
 
@@ -108,18 +109,23 @@ class _Spot:
 
 
 def _spots(surface: HeightMap) -> list[_Spot]:
-    """Return places to sit on a thing, best first."""
+    """Return places to sit on a thing, best first; of every level patch those that are not much worse than its best."""
     from scipy import ndimage
 
     level = surface.level(*SEAT_HEIGHTS)
     # The edge of a level patch is never level itself: it is given back, but not beyond what holds a body.
-    room = ndimage.distance_transform_edt(ndimage.binary_dilation(level)) * surface.cell
-    places = np.argwhere((room >= 0.14) & level)
-    places = places[(places % 3 == 0).all(1)] if len(places) > 50 else places
+    whole = ndimage.binary_dilation(level)
+    room = ndimage.distance_transform_edt(whole) * surface.cell
+    patches, _ = ndimage.label(whole)
     angles = np.linspace(0, 2 * np.pi, DIRECTIONS, endpoint=False)
-    spots = [spot for position in surface.centres(places) for spot in _spots_at(surface, position, angles)]
-    spots.sort(key=lambda spot: -spot.score)
-    return [spot for spot in spots if spot.score >= spots[0].score - 0.5]
+    spots: list[_Spot] = []
+    for patch in np.unique(patches[(room >= 0.14) & level]):
+        places = np.argwhere((room >= 0.14) & level & (patches == patch))
+        places = places[(places % 3 == 0).all(1)] if len(places) > 50 else places
+        own = [spot for position in surface.centres(places) for spot in _spots_at(surface, position, angles)]
+        best = max((spot.score for spot in own), default=0.0)
+        spots += [spot for spot in own if spot.score >= best - 0.5]
+    return sorted(spots, key=lambda spot: -spot.score)
 
 
 def _alike(spot: _Spot, other: _Spot) -> bool:
@@ -214,9 +220,13 @@ def _usable(
     if float(field(torch.from_numpy(torso)).min()) < 0.05:
         return "a seat without headroom: something is over it"
     edge = spot.position + spot.front * spot.facing
+    shins = np.tile([*(edge + SHIN * spot.facing), 0.0], (8, 1))
+    shins[:, 2] = scene.floor + np.linspace(0.15, spot.height, 8)
+    if float(field(torch.from_numpy(shins)).min()) < 0.04:
+        return "a seat without room for the legs: something stands before it"
     stand = _stand(spot, edge, scene.floor, field, walkable, within)
     if stand is None:
-        return f"a seat at ({edge[0]:.2f}, {edge[1]:.2f}) with no place to stand within {within:.2f} m before or beside it"
+        return f"a seat at ({edge[0]:.2f}, {edge[1]:.2f}) with no place to stand before or beside it"
     return Seat(o.name, pelvis, spot.height, spot.facing, stand, bool(np.isfinite(spot.back)))
 
 
@@ -225,15 +235,15 @@ def _stand(
 ) -> np.ndarray | None:
     """Return where to stand before sitting down: a step before the edge or near there, else beside the seat.
 
-    Only regions of 0.5 m2 or more count, since one must have come from somewhere, and only places from which the torso
-    can move over the seat without passing through anything.
+    Only regions of `ROOM_AREA` or more count, since one must have come from somewhere, and only places from which the
+    torso can move over the seat without passing through anything.
     """
     areas = np.r_[0.0, walkable.areas]
     reach = int(np.ceil(within / walkable.cell)) + 1
     i, j = walkable.cell_of(edge)
     cells = np.argwhere(np.ones((2 * reach + 1, 2 * reach + 1))) + np.array([i - reach, j - reach])
     cells = cells[((cells >= 0) & (cells < walkable.regions.shape)).all(1)]
-    cells = cells[areas[walkable.regions[cells[:, 0], cells[:, 1]]] >= 0.5]
+    cells = cells[areas[walkable.regions[cells[:, 0], cells[:, 1]]] >= ROOM_AREA]
     places = walkable.centres(cells)
     places = places[np.linalg.norm(places - edge, axis=1) <= within]
     places = places[np.linalg.norm(places - edge - 0.25 * spot.facing, axis=1).argsort()]

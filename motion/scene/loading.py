@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 FLAT = 0.03  # m: a thinner object on the floor is a covering, to be walked on
 ROOM = 2.5  # m: a narrower scene is a piece of furniture without a floor
+FARTHEST = 5000.0  # m
 STANDING = 0.05  # m: how far above the lowest floor surface objects may stand and still mean the floor
 
 
@@ -254,6 +255,12 @@ def _place(placed: Sequence[Placed]) -> tuple[tuple[SceneObject, ...], tuple[str
 def _on_floor(
     objects: tuple[SceneObject, ...], floor: float | None, up: str, unit: str, notes: tuple[str, ...], source: str
 ) -> Scene:
+    reach = max(float(np.abs(o.vertices).max()) for o in objects)
+    if reach > FARTHEST:
+        raise InputError(
+            source, found=f"coordinates of {reach:.3g} m", expected=f"at most {FARTHEST:g} m from the origin",
+            fix="Move the scene to the origin: single precision would lose millimetres.",
+        )  # fmt: skip
     if floor is None:
         floor, why = _find_floor(objects)
         notes = (*notes, f"floor: {floor:.3f} m, found ({why})")

@@ -89,10 +89,13 @@ def find_frame(
         axis, rotation = _stated_axis(up, source)
     if unit is None:
         upright = triangles @ rotation.T
-        scores = {name: _lived_in(upright * UNITS[name], count) for name in DETECTED_UNITS}
+        extent = np.ptp(upright.reshape(-1, 3), axis=0)
+        areas, levels = _levels(upright)
+        scores = {
+            name: _lived_in(UNITS[name] * extent[2], UNITS[name] * levels, areas, count) for name in DETECTED_UNITS
+        }
         scores["m"] += 0.25 * gltf
         unit, other, _ = sorted(scores, key=lambda name: -scores[name])
-        extent = np.ptp(upright.reshape(-1, 3), axis=0)
         if scores[unit] < 0.5:
             raise InputError(
                 source, found=f"extents of {extent[0]:.4g} x {extent[1]:.4g} x {extent[2]:.4g} (height last)",
@@ -154,18 +157,21 @@ def _stands(triangles: np.ndarray) -> float:
     return float(support + horizontal + 0.7 * (abs(low[2]) <= 0.01 * height))
 
 
-def _lived_in(triangles: np.ndarray, count: int) -> float:
-    """Return how well metres fit: 1 for a usual height (0.5 for a possible one) + share of surface at 0.3 to 1.1 m.
+def _levels(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return areas (T,) and heights (T,) over the lowest point of the horizontal faces, whichever way they face.
 
-    Horizontal faces are counted whichever way they face, without those of the lowest tenth: the floor says nothing.
+    Those of the lowest tenth are left out: the floor says nothing.
     """
-    points = triangles.reshape(-1, 3)
-    low, extent = points[:, 2].min(), np.ptp(points, axis=0)
-    usual, possible = ((2.0, 4.5), (0.8, 15.0)) if count >= MANY else ((0.3, 4.0), (0.3, 12.0))
-    height = extent[2]
-    plausible = 1.0 if usual[0] <= height <= usual[1] else 0.5 if possible[0] <= height <= possible[1] else -1.0
     area, normal = facing(triangles)
-    level = triangles[..., 2].mean(1) - low
-    flat = (np.abs(normal[:, 2]) > 0.95) & (level > 0.1 * height)
-    used = flat & (level >= 0.3) & (level <= 1.1)
-    return float(plausible + area[used].sum() / max(area[flat].sum(), 1e-300))
+    heights = triangles[..., 2]
+    level = heights.mean(1) - heights.min()
+    flat = (np.abs(normal[:, 2]) > 0.95) & (level > 0.1 * np.ptp(heights))
+    return area[flat], level[flat]
+
+
+def _lived_in(height: float, levels: np.ndarray, areas: np.ndarray, count: int) -> float:
+    """Return how well a unit fits: 1 for a usual height (0.5 for a possible one) + share of surface at 0.3 to 1.1 m."""
+    usual, possible = ((2.0, 4.5), (0.3, 15.0)) if count >= MANY else ((0.3, 4.0), (0.3, 12.0))
+    plausible = 1.0 if usual[0] <= height <= usual[1] else 0.5 if possible[0] <= height <= possible[1] else -1.0
+    used = (levels >= 0.3) & (levels <= 1.1)
+    return float(plausible + areas[used].sum() / max(areas.sum(), 1e-300))

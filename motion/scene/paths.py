@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from motion.scene.packages import require
-from motion.scene.walkable import WalkableMap
+from motion.scene.walkable import ROOM_AREA, WalkableMap
 from shared.errors import InputError
 
 SPACING = 0.05  # m
@@ -133,7 +133,7 @@ def _finite(what: str, point: np.ndarray) -> np.ndarray:
 def _not_walkable(walkable: WalkableMap, what: str, point: np.ndarray) -> InputError:
     extent = walkable.cell * (np.array(walkable.regions.shape) - 1)
     off = (point < walkable.origin).any() or (point > walkable.origin + extent).any()
-    place = walkable.nearest(point, 5.0)
+    place = walkable.nearest(point, 5.0, area=ROOM_AREA)
     where = "off the map" if off else f"in or too near {walkable.blocker(point)}"
     return InputError(
         what, found=f"({point[0]:.2f}, {point[1]:.2f}), {where}",

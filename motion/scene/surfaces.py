@@ -10,6 +10,7 @@ import numpy as np
 from motion.scene.loading import Scene, SceneObject
 
 CELL = 0.02  # m
+OVERHEAD = 1.9  # m over the floor
 NOTHING = -1.0  # m: below any floor
 NOT_FURNITURE = (
     "table",
@@ -71,13 +72,17 @@ class HeightMap:
 def height_map(objects: Sequence[SceneObject], floor: float, *, cell: float = CELL, margin: float = 0.1) -> HeightMap:
     """Return the heights of objects seen from above; the direction of normals does not matter.
 
+    What lies wholly above `OVERHEAD` is left out, or the ceiling of a scan would hide the room.
+
     Args:
         objects: meshes, m.
         floor: height that counts as zero, m.
         cell: edge length of a cell, m.
         margin: empty border, m.
     """
-    points = np.concatenate([_samples(o.triangles, 0.5 * cell) for o in objects])
+    triangles = np.concatenate([o.triangles for o in objects])
+    below = triangles[..., 2].min(1) < floor + OVERHEAD
+    points = _samples(triangles[below], 0.5 * cell)
     low, high = points[:, :2].min(0) - margin, points[:, :2].max(0) + margin
     heights = np.full(np.ceil((high - low) / cell).astype(int) + 1, NOTHING)
     cells = np.round((points[:, :2] - low) / cell).astype(int)

@@ -24,6 +24,7 @@ RADIUS = 0.2  # m, of a body seen from above
 STEP = 0.12  # m: lower things are stepped over
 HEAD = 1.8  # m
 AROUND = 1.5  # m of free ground about the field, so that one can walk around the outermost thing
+ROOM_AREA = 0.5  # m2: of a smaller region nobody can have come
 FLOOR_GAP = 0.3  # m: narrower holes in a floor (of scans) are closed
 
 
@@ -74,19 +75,19 @@ class WalkableMap:
         inside = 0 <= i < self.regions.shape[0] and 0 <= j < self.regions.shape[1]
         return int(self.regions[i, j]) if inside else 0
 
-    def nearest(self, point: np.ndarray, within: float, *, region: int | None = None) -> np.ndarray | None:
+    def nearest(self, point: np.ndarray, within: float, *, area: float = 0.0) -> np.ndarray | None:
         """Return the walkable cell centre (2,) nearest to a point; None if there is none within this distance.
 
         Args:
             point: (2,), m.
             within: m.
-            region: only this one; None for any.
+            area: least size of its region, m2.
         """
         (i, j), reach = self.cell_of(point), int(np.ceil(within / self.cell)) + 1
         low = np.clip([i - reach, j - reach], 0, self.regions.shape)
         high = np.clip([i + reach + 1, j + reach + 1], 0, self.regions.shape)
-        window = self.regions[low[0] : high[0], low[1] : high[1]]
-        cells = np.argwhere(window > 0 if region is None else window == region) + low
+        large = np.r_[False, self.areas >= area]
+        cells = np.argwhere(large[self.regions[low[0] : high[0], low[1] : high[1]]]) + low
         if not len(cells):
             return None
         centres = self.centres(cells)
@@ -150,15 +151,19 @@ def walkable_map(
     band = (levels >= scene.floor + step) & (levels <= scene.floor + head)
     if not band.any():  # everything is lower than a step
         band = np.abs(levels - scene.floor - step) <= voxel
-    nearest = field.values[:, :, torch.from_numpy(band)].amin(2).numpy(force=True)
+    nearest = field.values[:, :, torch.from_numpy(band)].amin(2).double().numpy(force=True)
     # A vertical sheet in the middle between two cells is half a voxel from both.
     blocked = np.pad(nearest <= 0.501 * voxel, pad)
+    clearance = _distance_to(blocked, voxel)
+    # The field says it more exactly, to what is at most half a voxel above or below one of its levels; but it counts
+    # the floor of a scan too, so both bounds are needed.
+    finer = np.pad(np.sqrt((nearest.clip(0) ** 2 - 0.25 * voxel**2).clip(0)), pad)
+    clearance = np.where(blocked, 0.0, np.maximum(clearance, finer))
     origin = low[:2] - pad * voxel
     floor = _floor_cells(scene, field, origin, voxel, blocked.shape)
-    if floor is not None:
-        blocked |= ~floor
-    framed = np.pad(blocked, 1, constant_values=True)  # beyond the map nobody can stand
-    clearance = (ndimage.distance_transform_edt(~framed)[1:-1, 1:-1] - 0.5).clip(0) * voxel
+    edge = np.zeros_like(blocked) if floor is None else ~floor
+    # Beyond the map nobody can stand.
+    clearance = np.minimum(clearance, _distance_to(np.pad(edge, 1, constant_values=True), voxel)[1:-1, 1:-1])
     labels, count = ndimage.label(clearance >= radius)
     if count == 0:
         raise InputError(
@@ -169,6 +174,15 @@ def walkable_map(
     rank = np.zeros(count + 1, np.int32)
     rank[order + 1] = np.arange(1, count + 1)
     return WalkableMap(scene, clearance, rank[labels], origin, voxel, radius)
+
+
+def _distance_to(cells: np.ndarray, cell: float) -> np.ndarray:
+    """Return the distance of every cell's centre to the edge of the nearest one of these cells, m; 0 in them."""
+    from scipy import ndimage
+
+    if not cells.any():
+        return np.full(cells.shape, np.inf)
+    return (ndimage.distance_transform_edt(~cells) - 0.5).clip(0) * cell
 
 
 def _floor_cells(

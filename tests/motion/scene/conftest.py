@@ -60,10 +60,10 @@ _apartment = {}
 
 @pytest.fixture
 def apartment(data_file):
-    """Return the apartment: scene, field at 0.1 m and map."""
+    """Return the apartment: scene, field at 0.08 m and map."""
     path = data_file("motion/scenes/apartment.glb")
     if not _apartment:
         scene = read_scene(path)
-        field = build_field(scene, voxel=0.1)
+        field = build_field(scene, voxel=0.08)
         _apartment["all"] = scene, field, walkable_map(scene, field)
     return _apartment["all"]

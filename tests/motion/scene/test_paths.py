@@ -157,6 +157,20 @@ def test_a_curve_through_a_wall_is_refused(shapes, grid_of):
     assert curve([[1, 0.75], [4, 0.75], [6, 0.75]], walkable=walkable).clearance.min() >= 0.2
 
 
+@pytest.mark.parametrize("angle", [0.0, 0.3, 0.785])
+def test_nobody_walks_through_a_wall_without_thickness(angle, shapes, grid_of):
+    across, up = 3.0 * np.array([np.cos(angle), np.sin(angle), 0.0]), np.array([0.0, 0.0, 2.5])
+    middle = np.array([1.013, 1.031, 0.0])  # between the grid's nodes
+    sheet = trimesh.Trimesh([middle - across, middle + across, middle + across + up, middle - across + up],
+                            [[0, 1, 2], [0, 2, 3]], process=False)  # fmt: skip
+    scene = shapes.scene_of(shapes.thing("sheet", sheet))
+    _, walkable = grid_of(scene)
+    normal = np.array([-np.sin(angle), np.cos(angle)])
+    along = np.linspace(-1.5, 1.5, 31)[:, None] * across[:2] / 3.0
+    assert all(walkable.region_at(point) == 0 for point in middle[:2] + along)
+    assert walkable.clearance_at(middle[None, :2] + 0.3 * normal)[0] == pytest.approx(0.3, abs=0.05)
+
+
 @pytest.mark.data
 def test_a_route_through_the_apartment_keeps_clear_of_every_triangle(apartment):
     scene, _, walkable = apartment
