@@ -52,7 +52,8 @@ class Volume(nn.Module):
 class _Factored(nn.Module):
     """A 3 x 3 convolution within each disparity, then one of 3 across them.
 
-    It has a third of the cost of a 3-D one, and on a CPU a tenth of its time.
+    It has a third of the cost of a 3-D one. With the channels last in memory both see the same numbers in the same
+    order, as images (N D, h, w) and (N, D, h w): nothing is copied between them.
     """
 
     def __init__(self, before: int, after: int) -> None:
@@ -64,7 +65,7 @@ class _Factored(nn.Module):
     def forward(self, volume: Tensor) -> Tensor:
         """Return (N, after, D, h, w) of (N, before, D, h, w)."""
         count, _, disparities, height, width = volume.shape
-        flat = volume.transpose(1, 2).flatten(0, 1)
+        flat = volume.contiguous(memory_format=torch.channels_last_3d).transpose(1, 2).flatten(0, 1)
         flat = functional.silu(self.within(flat))
         flat = flat.unflatten(0, (count, disparities)).transpose(1, 2).flatten(3)
         return functional.silu(self.norm(self.across(flat))).unflatten(3, (height, width))
