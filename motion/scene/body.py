@@ -35,7 +35,7 @@ RADII = (
     ("eye|finger|thumb|index|middle|mid\\d|ring|pinky", 0.008),
     ("toe|ball", 0.018),
     ("foot|ankle", 0.024),
-    ("upleg|thigh|upperleg|femur|buttock|hipjoint|[lr]_?hip|(left|right)_?hip", 0.043),
+    ("upleg|thigh|upperleg|femur|buttock|hipjoint|(^|[^a-z])[lr]_?hip|(left|right)_?hip|hip_?(left|right)", 0.043),
     ("leg|knee|shin|calf|tibia", 0.030),
     ("hand|wrist", 0.018),
     ("forearm|lowerarm|elbow|radius|ulna", 0.022),
@@ -130,7 +130,7 @@ def capsules_of(names: Sequence[str], parents: Sequence[int], *, stature: float 
     """Return a capsule for every bone, by the names of common BVH skeletons (see `RADII`).
 
     A bone takes its radius from the joint at which it begins: from LeftUpLeg to LeftLeg is a thigh. A joint without
-    children, other than a hand's or a toe's, gets a ball.
+    children gets a ball where that is thicker than the bone that ends there: a head, but not a hand.
 
     Args:
         names: of the joints.
@@ -143,11 +143,11 @@ def capsules_of(names: Sequence[str], parents: Sequence[int], *, stature: float 
     if len(names) != len(parents) or any(parent >= len(names) for parent in parents):
         raise InputError("joints", found=f"{len(names)} names, {len(parents)} parents up to {max(parents, default=0)}",
                          expected="one parent a name", fix="Give both of one skeleton.")  # fmt: skip
-    leaves = set(range(len(names))) - set(parents)
+    radii = [stature * _radius(name) for name in names]
     bones = [(parent, joint) for joint, parent in enumerate(parents) if parent >= 0]
-    bones += [(joint, joint) for joint in sorted(leaves)]
-    radii = [stature * _radius(names[start]) for start, _ in bones]
-    return Capsules(torch.tensor(bones, dtype=torch.int64), torch.tensor(radii))
+    leaves = sorted(set(range(len(names))) - set(parents))
+    bones += [(leaf, leaf) for leaf in leaves if parents[leaf] < 0 or radii[leaf] > radii[parents[leaf]]]
+    return Capsules(torch.tensor(bones, dtype=torch.int64), torch.tensor([radii[start] for start, _ in bones]))
 
 
 def penetration(points: Tensor, field: Distance, margin: float | Tensor = 0.0) -> Tensor:

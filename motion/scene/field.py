@@ -12,8 +12,9 @@ rarely closed and one object's missing face must not spoil the others:
 The winding number is only used as a yes or no. libigl's own signed_distance multiplies the distance by 1 - 2 |w|, which
 makes it zero all over a room whose floor is an open sheet (w = 1/2 on both sides).
 
-Below the floor is solid too: the field is min(grid, z - floor). Outside the grid it is the value at the nearest point
-of the grid plus the distance to that point: an upper bound, continuous, whose gradient leads back.
+Below the floor is solid too: the field is min(grid, z - floor). Outside the grid, with v the value at its nearest point
+and d the distance to that point, it is v + d where v >= 0: an upper bound whose gradient leads back. Where v <= -voxel,
+behind the walls of a room, it is v - d, whose gradient leads back too; between, the sign of d changes linearly.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ class DistanceField:
         beyond = ((flat - inside) ** 2).sum(-1)
         # The gradient of a root at zero is infinite: inside the grid the root is of one and its result unused.
         outside = beyond > 0
-        value = value + torch.where(outside, torch.where(outside, beyond, torch.ones_like(beyond)).sqrt(), 0.0)
+        distance = torch.where(outside, torch.where(outside, beyond, torch.ones_like(beyond)).sqrt(), 0.0)
+        # Detached: the derivative of the sign would outweigh everything else far away.
+        value = value + distance * (1 + 2 * value.detach() / self.voxel).clamp(-1, 1)
         if self.floor is not None:
             value = torch.minimum(value, flat[:, 2] - self.floor)
         return value.reshape(points.shape[:-1])

@@ -62,7 +62,7 @@ def find_seats(
         scene: from `read_scene`.
         field: of it.
         walkable: of it.
-        name: of an object, as for `Scene.find`; None for all but those of `surfaces.NOT_FURNITURE`.
+        name: of an object, as for `Scene.find`; None for all but those of `surfaces.NEVER_OCCUPIED`.
         within: how far the place to stand may be from the edge of the seat, m.
 
     Raises:

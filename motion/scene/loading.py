@@ -242,9 +242,11 @@ def _place(placed: Sequence[Placed]) -> tuple[tuple[SceneObject, ...], tuple[str
         angle = np.radians(item.yaw)
         turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
         middle = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
-        base = item.name or path.stem
-        taken = sum(o.name.rsplit(".", 1)[0] == base or o.name == base for o in objects)
-        name = f"{base}.{taken:03d}" if taken else base
+        base = name = item.name or path.stem
+        copies = 0
+        while name in {o.name for o in objects}:
+            copies += 1
+            name = f"{base}.{copies:03d}"
         starts = np.cumsum([0] + [len(o.vertices) for o in read.objects])
         faces = np.concatenate([o.faces + start for o, start in zip(read.objects, starts, strict=False)])
         objects.append(SceneObject(name, (vertices - middle) @ turn.T + [*item.position, 0.0], faces))

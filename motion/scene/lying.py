@@ -55,7 +55,7 @@ def find_lying(
         scene: from `read_scene`.
         field: of it.
         walkable: of it.
-        name: of an object, as for `Scene.find`; None for all but those of `surfaces.NOT_FURNITURE`.
+        name: of an object, as for `Scene.find`; None for all but those of `surfaces.NEVER_OCCUPIED`.
         within: how far the place to stand may be from the middle of the surface beyond half its width, m.
 
     Raises:

@@ -53,6 +53,8 @@ def route(
 ) -> Path:
     """Return the path of least cost; it keeps at least the map's radius from everything.
 
+    But the first and last half cell, if start or goal lie nearer to something than the middle of their cell does.
+
     Args:
         walkable: the map.
         start: (2,), m. Where one cannot stand, the nearest place within `snap` is taken and told.
@@ -77,8 +79,11 @@ def route(
     if first != second:
         raise _unreachable(walkable, begin, end)
     cells = _grid_route(walkable, walkable.cell_of(begin), walkable.cell_of(end))
-    corners = np.concatenate([begin[None], walkable.centres(cells)[1:-1], end[None]])
-    corners = _straightened(walkable, corners)
+    corners = walkable.centres(cells)
+    for index, point in ((0, begin), (-1, end)):
+        if walkable.clearance_at(point[None])[0] >= walkable.radius:
+            corners[index] = point
+    corners = np.concatenate([begin[None], _straightened(walkable, corners), end[None]])
     points = _rounded(walkable, _resampled(corners, min(spacing, walkable.cell)))
     points = _resampled(points, spacing)
     return Path(points, walkable.clearance_at(points), tuple(notes))
@@ -112,8 +117,8 @@ def curve(waypoints: np.ndarray, *, spacing: float = SPACING, walkable: Walkable
     if walkable is None:
         return Path(points, np.full(len(points), np.inf))
     clearance = walkable.clearance_at(points)
-    for point in points[[walkable.region_at(p) == 0 for p in points]][:1]:
-        raise _not_walkable(walkable, "curve through the waypoints", point)
+    for point in points:
+        require_walkable(walkable, "curve through the waypoints", point)
     return Path(points, clearance)
 
 

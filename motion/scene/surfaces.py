@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,18 +13,9 @@ from motion.scene.loading import Scene, SceneObject
 CELL = 0.02  # m
 OVERHEAD = 1.9  # m over the floor
 NOTHING = -1.0  # m: below any floor
-NOT_FURNITURE = (
-    "table",
-    "desk",
-    "shelf",
-    "shelv",
-    "cupboard",
-    "console",
-    "chest",
-    "drawer",
-    "cabinet",
-    "plant",
-    "lamp",
+# Ends of words in names: "chest" is one in IKEA_chest_HEMNES, not in winchesterSofa.
+NEVER_OCCUPIED = re.compile(
+    "(?i:table|desk|shelf|shelves|cupboard|console|chest|drawer|drawers|cabinet|plant|lamp)(?![a-z])"
 )
 
 
@@ -131,15 +123,16 @@ def candidates(scene: Scene, name: str | None) -> Sequence[SceneObject]:
     """Return the named object, or all whose name does not say that one neither sits nor lies there."""
     if name is not None:
         return [scene.find(name)]
-    return [o for o in scene.solids if not any(word in o.name.lower() for word in NOT_FURNITURE)]
+    return [o for o in scene.solids if not NEVER_OCCUPIED.search(o.name)]
 
 
 def describe_top(heights: HeightMap, wanted: tuple[float, float]) -> str:
     """Return words for a thing that cannot be used: where its largest level surface is, and what else it lacks."""
-    closed, level = heights.heights, heights.level(0.0, 2.5)
-    counts = np.bincount(np.round(closed[level] / 0.05).astype(int), minlength=1)
-    top = np.median(closed[level & (np.abs(closed - 0.05 * counts.argmax()) <= 0.05)]) if level.any() else None
-    if top is None:
+    level = heights.level(0.0, 2.5)
+    if not level.any():
         return "nothing level"
+    found = heights.heights[level]
+    commonest = 0.05 * np.bincount(np.round(found / 0.05).astype(int)).argmax()
+    top = np.median(found[np.abs(found - commonest) <= 0.05])
     right = wanted[0] <= top <= wanted[1]
     return f"a level surface at {top:.2f} m" + (", too small or walled in" if right else "")

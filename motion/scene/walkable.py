@@ -1,8 +1,8 @@
 """Where a body can stand: the floor seen from above, what stands in the way, and the rooms that result.
 
-A cell is blocked if some surface or inside of a thing lies above it between step height and head height, or if the
-scene has a floor and none is there. The clearance of a cell is its distance to the nearest blocked one, a bound from
-below of the true distance. Cells with at least a body's radius are walkable; connected ones are a region.
+A cell is blocked if some surface or inside of a thing lies above it between step height and head height, each to within
+a voxel, or if the scene has a floor and none is there. The clearance of a cell is its distance to what blocks, or a
+little less. Cells with at least a body's radius are walkable; connected ones are a region.
 
 There is one level floor: stairs and upper storeys are obstacles.
 """
@@ -149,21 +149,21 @@ def walkable_map(
     low = field.origin.double().numpy(force=True)
     levels = low[2] + voxel * np.arange(field.values.shape[2])
     band = (levels >= scene.floor + step) & (levels <= scene.floor + head)
-    if not band.any():  # everything is lower than a step
-        band = np.abs(levels - scene.floor - step) <= voxel
-    nearest = field.values[:, :, torch.from_numpy(band)].amin(2).double().numpy(force=True)
-    # A vertical sheet in the middle between two cells is half a voxel from both.
-    blocked = np.pad(nearest <= 0.501 * voxel, pad)
-    clearance = _distance_to(blocked, voxel)
+    nearest = np.full(field.values.shape[:2], np.inf)  # everything is lower than a step or higher than a head
+    if band.any():
+        nearest = field.values[:, :, torch.from_numpy(band)].amin(2).double().numpy(force=True)
+    # The tip of a thin thing can be half a diagonal from all eight grid points around it.
+    blocked = np.pad(nearest <= 0.5 * 3**0.5 * voxel, pad, constant_values=False)
+    clearance = _distance_to(blocked, voxel, 0.5 * 2**0.5)
     # The field says it more exactly, to what is at most half a voxel above or below one of its levels; but it counts
     # the floor of a scan too, so both bounds are needed.
-    finer = np.pad(np.sqrt((nearest.clip(0) ** 2 - 0.25 * voxel**2).clip(0)), pad)
+    finer = np.pad(np.sqrt((nearest.clip(0) ** 2 - 0.25 * voxel**2).clip(0)), pad)  # 0 around the field
     clearance = np.where(blocked, 0.0, np.maximum(clearance, finer))
     origin = low[:2] - pad * voxel
     floor = _floor_cells(scene, field, origin, voxel, blocked.shape)
     edge = np.zeros_like(blocked) if floor is None else ~floor
     # Beyond the map nobody can stand.
-    clearance = np.minimum(clearance, _distance_to(np.pad(edge, 1, constant_values=True), voxel)[1:-1, 1:-1])
+    clearance = np.minimum(clearance, _distance_to(np.pad(edge, 1, constant_values=True), voxel, 0.5)[1:-1, 1:-1])
     labels, count = ndimage.label(clearance >= radius)
     if count == 0:
         raise InputError(
@@ -176,13 +176,13 @@ def walkable_map(
     return WalkableMap(scene, clearance, rank[labels], origin, voxel, radius)
 
 
-def _distance_to(cells: np.ndarray, cell: float) -> np.ndarray:
-    """Return the distance of every cell's centre to the edge of the nearest one of these cells, m; 0 in them."""
+def _distance_to(cells: np.ndarray, cell: float, reach: float) -> np.ndarray:
+    """Return the distance of every cell's centre to what is at most `reach` cells from the nearest of these, m."""
     from scipy import ndimage
 
     if not cells.any():
         return np.full(cells.shape, np.inf)
-    return (ndimage.distance_transform_edt(~cells) - 0.5).clip(0) * cell
+    return (ndimage.distance_transform_edt(~cells) - reach).clip(0) * cell
 
 
 def _floor_cells(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import trimesh
 
-trimesh = pytest.importorskip("trimesh", reason="the extra motion is not installed")
-pytest.importorskip("igl", reason="the extra motion is not installed")
-
-from motion.scene.field import build_field  # noqa: E402
-from motion.scene.loading import Scene, SceneObject, read_scene  # noqa: E402
-from motion.scene.walkable import walkable_map  # noqa: E402
+from motion.scene.field import build_field
+from motion.scene.loading import Scene, SceneObject, read_scene
+from motion.scene.walkable import walkable_map
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -60,10 +58,10 @@ _apartment = {}
 
 @pytest.fixture
 def apartment(data_file):
-    """Return the apartment: scene, field at 0.08 m and map."""
+    """Return the apartment: scene, field at 0.1 m and map."""
     path = data_file("motion/scenes/apartment.glb")
     if not _apartment:
         scene = read_scene(path)
-        field = build_field(scene, voxel=0.08)
+        field = build_field(scene, voxel=0.1)
         _apartment["all"] = scene, field, walkable_map(scene, field)
     return _apartment["all"]

@@ -170,6 +170,22 @@ def test_every_skeleton_of_the_shelf_gets_a_body_of_human_volume(clip, data_file
     assert min(by_name.values()) > 0.01
 
 
+def test_a_leaf_is_a_ball_only_where_it_is_thicker_than_its_bone():
+    names = ["Hips", "Neck", "Head", "LeftForeArm", "LeftHand"]
+    capsules = capsules_of(names, [-1, 0, 1, 0, 3], stature=2.0)
+    assert capsules.bones.tolist() == [[0, 1], [1, 2], [0, 3], [3, 4], [2, 2]]
+    assert capsules.radii.tolist() == pytest.approx([0.124, 0.068, 0.124, 0.044, 0.104])
+
+
+@pytest.mark.parametrize(
+    "name", ["LeftUpLeg", "L_Hip", "mixamorig:LeftUpLeg", "lhip", "HipLeft", "RHipJoint", "rThigh"]
+)
+def test_a_thigh_is_a_thigh_in_every_dialect(name):
+    thigh, hips = (float(capsules_of([n], [-1]).radii) for n in (name, "character_hips"))
+    assert thigh == pytest.approx(0.043 * 1.75)
+    assert hips == pytest.approx(0.062 * 1.75)
+
+
 def test_names_that_say_nothing_are_refused():
     with pytest.raises(InputError, match="'bone_17'"):
         capsules_of(["hips", "bone_17", "x"], [-1, 0, 1])

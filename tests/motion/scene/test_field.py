@@ -184,6 +184,16 @@ def test_a_scanned_room_is_free_inside_and_solid_behind_its_walls(normals, ceili
     assert np.abs(field(tensor(points)).numpy() - [1.0, 0.3, 0.26, -0.14, -0.2, -0.2]).max() < 0.03
 
 
+def test_far_behind_the_walls_of_a_room_is_solid_and_leads_back(shapes):
+    room = trimesh.creation.box(bounds=[[0, 0, 0], [4, 3, 2.5]])
+    room.invert()
+    field = build_field(shapes.scene_of(shapes.thing("room", room)), voxel=0.1, margin=0.3)
+    points = tensor([[-2.0, 1.5, 1.0], [6.0, 1.5, 1.0], [2.0, -3.0, 1.0], [2.0, 1.5, 4.0]])
+    assert np.abs(field(points).numpy() - [-2.0, -2.0, -3.0, -1.5]).max() < 0.02
+    towards = tensor([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, 0, -1]])
+    assert ((field.gradient(points) * towards).sum(-1) > 0.99).all()
+
+
 @pytest.mark.data
 def test_furniture_has_the_exact_winding_numbers_sign_where_it_is_closed(data_file):
     scene = read_scene(data_file("motion/scenes/furniture/chair2.ply"))

@@ -124,6 +124,8 @@ def test_placed_files_stand_on_the_floor_where_they_were_put(tmp_path):
     assert scene.floor == 0.0
     with pytest.raises(InputError, match="2 objects called 'CHA'"):
         scene.find("CHA")
+    again = [Placed(tmp_path / "chair.ply", name=name, up="z") for name in ("chair.001", None, None)]
+    assert read_scene(again).names == ("chair.001", "chair", "chair.002")
 
 
 def test_the_floor_of_a_scan_is_its_level_surface_and_not_its_lowest_noise(tmp_path):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import igl
 import numpy as np
 import pytest
+import torch
 import trimesh
 
+from motion.scene.field import build_field
 from motion.scene.paths import curve, route
+from motion.scene.walkable import walkable_map
 from shared.errors import InputError
 
 THICK = 0.1
@@ -73,6 +76,32 @@ def test_a_route_in_the_open_is_straight(shapes, grid_of):
     assert path.length == pytest.approx(np.linalg.norm(goal - start), rel=2e-3)
 
 
+def test_from_a_start_nearer_than_the_middle_of_its_cell_the_way_still_goes_around_walls(shapes, grid_of):
+    scene = two_rooms(shapes, 0.9)
+    _, walkable = grid_of(scene)
+    points = np.random.default_rng(1).uniform([0.2, 0.2], [3.0, 1.5], (4000, 2))
+    near = [p for p in points[walkable.clearance_at(points) < walkable.radius] if walkable.region_at(p)]
+    assert len(near) >= 5
+    goal = np.array([5.0, 2.5])
+    for start in near[:5]:
+        path, centre = route(walkable, start, goal), walkable.centres(walkable.cell_of(start))
+        assert np.allclose(path.points[0], start)
+        assert true_clearance(scene, path.points[2:]).min() >= walkable.radius
+        assert path.length < route(walkable, centre, goal).length + walkable.cell
+
+
+def test_a_thin_pole_between_the_cells_of_a_room_stands_in_the_way(shapes, grid_of):
+    room = trimesh.creation.box(bounds=[[0, 0, 0], [4, 3, 2.5]])
+    room.invert()
+    field, _ = grid_of(shapes.scene_of(shapes.thing("room", room)))
+    x, y = (field.origin[:2] + field.voxel * (torch.tensor([22, 18]) + 0.5)).tolist()
+    pole = shapes.box("pole", [x - 0.002, y - 0.002, 0.0], [x + 0.002, y + 0.002, 2.0])
+    _, walkable = grid_of(shapes.scene_of(shapes.thing("room", room), pole))
+    around = np.array([[x, y], [x + 0.15, y], [x, y - 0.15]])
+    assert walkable.region_at([x + 0.5, y])
+    assert not any(walkable.region_at(p) for p in around)
+
+
 def test_a_closed_door_names_both_rooms_and_a_narrow_one_says_who_would_pass(shapes, grid_of):
     _, walkable = grid_of(two_rooms(shapes, 0.0))
     with pytest.raises(InputError, match="Open a door") as caught:
@@ -117,6 +146,12 @@ def test_only_what_is_between_step_and_head_stands_in_the_way(shapes, grid_of):
     assert crossing(2.0, 2.2)  # a lintel
     assert not crossing(1.5, 1.7)  # a bar at the breast
     assert not crossing(0.0, 0.3)
+
+
+def test_what_is_lower_than_a_step_is_walked_over_however_small_the_grid(shapes):
+    scene = shapes.scene_of(shapes.box("threshold", [0, 0, 0], [1, 1, 0.04]))
+    walkable = walkable_map(scene, build_field(scene, voxel=0.05, margin=0.0))
+    assert walkable.region_at([0.5, 0.5]) == walkable.region_at([-0.5, 0.5]) == 1
 
 
 def test_where_a_scan_has_no_floor_nobody_walks(shapes, grid_of):
