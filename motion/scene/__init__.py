@@ -9,6 +9,6 @@ Metres, z up, right-handed, everywhere behind `loading`.
 | walkable | where a body can stand; rooms |
 | paths | routes, curves through waypoints |
 | surfaces | what a mesh looks like from above |
-| goals | seats and lying surfaces |
+| goals, lying | seats and lying surfaces |
 | body | capsules on bones; penetration and contact |
 """
