@@ -5,8 +5,9 @@ stand alike relates them. That pose is a skeleton's `rest`, and it is looked for
 
 1. the first frame, where it is a T-pose that jumps into the motion (CMU's BVH files);
 2. the zero pose, where the body stands in it;
-3. made from the clip: torso and feet as in the frame in which the body stands most upright, the mean of both sides;
-   legs and arms stretched down and out, turned about their length so that knees and elbows bend as they bend in the clip.
+3. made from the clip: the torso as in the frame in which the body stands most upright, the feet as where they are lowest,
+   the mean of both sides; legs and arms stretched down and out, turned about their length so that knees and elbows bend
+   as they bend in the clip.
 """
 
 from __future__ import annotations
@@ -112,7 +113,13 @@ def rest_of_clip(motion: Motion) -> Tensor | None:
     frame = int(height.argmax())
     if height[frame] < UPRIGHT:
         return None
-    body = symmetric(skeleton, heading(positions[frame], skeleton).T @ turned[frame])
+    axes = heading(positions, skeleton)
+    body = axes[frame].T @ turned[frame]
+    standing_frames = (height > UPRIGHT).nonzero()[:, 0]
+    for foot in skeleton.feet:  # flat where its ankle and toe are lowest, which need not be where the body is most upright
+        flat = standing_frames[positions[standing_frames][:, list(foot), 2].sum(-1).argmin()]
+        body[foot[0]] = axes[flat].T @ turned[flat, foot[0]]
+    body = symmetric(skeleton, body)
     known: dict[int, Tensor] = {}
     for side in SIDES:
         down = torch.tensor([0.0, 0.0, -1.0], dtype=body.dtype)

@@ -113,7 +113,7 @@ def _at_even_times(motion: Motion, times: np.ndarray, fps: float) -> Motion:
     even = np.arange(motion.frames) / fps
     if np.abs(times - even).max() < 0.25 / fps:
         return motion
-    even = np.arange(int(times[-1] * fps + 1e-6) + 1) / fps
+    even = np.arange(int(times[-1] * fps + 0.1) + 1) / fps  # a tenth of a frame short keeps the last one
     low = np.clip(np.searchsorted(times, even, side="right") - 1, 0, motion.frames - 2)
     share = torch.from_numpy((even - times[low]) / (times[low + 1] - times[low])).clamp(0, 1)
     root = motion.root[low] + share[:, None] * (motion.root[low + 1] - motion.root[low])

@@ -162,7 +162,8 @@ def _capsules(buffer: _Buffer, bones: list[Tensor], side: str) -> dict[str, Any]
     for bone in bones:
         length = float(bone.norm())
         radius = min(max(THICKNESS * length, RADII[0]), RADII[1])
-        part = capsule(height=length, radius=radius, count=[SECTIONS, SECTIONS])  # along z, from the origin
+        part = capsule(height=length, radius=radius, count=[SECTIONS, SECTIONS])  # along z
+        part.apply_translation([0, 0, length / 2 - part.bounds[:, 2].mean()])  # its middle has moved between releases
         parts.append(part.apply_transform(align_vectors([0, 0, 1], bone.numpy())))
     mesh = util.concatenate(parts)
     attributes = {

@@ -67,7 +67,7 @@ def turns(axis: tuple[float, float, float], angles: torch.Tensor) -> torch.Tenso
 
 
 def walk(frames: int = 60, fps: float = 30.0, skeleton: Skeleton | None = None) -> Motion:
-    """Return the body striding along -y: legs and arms swing, knees bend back, elbows forward, the spine sways."""
+    """Return the body striding along -y: legs and arms swing, knees bend back, elbows forward, the spine sways, soles level."""
     skeleton = skeleton or body()
     time = torch.arange(frames, dtype=torch.float64) / fps
     swing = 0.5 * torch.sin(2 * torch.pi * time)
@@ -77,13 +77,18 @@ def walk(frames: int = 60, fps: float = 30.0, skeleton: Skeleton | None = None) 
     for side, sign in (("Left", 1), ("Right", -1)):
         rotations[:, index(f"{side}UpLeg")] = turns(right, sign * swing)
         rotations[:, index(f"{side}Leg")] = turns(right, -0.6 - sign * 0.5 * swing)
+        bends = rotations[:, index(f"{side}UpLeg")] @ rotations[:, index(f"{side}Leg")]
+        rotations[:, index(f"{side}Foot")] = bends.transpose(-1, -2)  # soles stay level
         down = turns((0.0, sign * 1.0, 0.0), torch.full((frames,), 1.2, dtype=torch.float64))
         rotations[:, index(f"{side}Arm")] = turns(right, -sign * swing) @ down
         rotations[:, index(f"{side}ForeArm")] = turns((0.0, 0.0, -sign * 1.0), 0.5 + 0.4 * sign * swing)
     rotations[:, 1] = turns((0.0, 0.0, 1.0), 0.4 * swing)
     rotations[:, 2] = turns((1.0, 0.0, 0.0), 0.2 * swing)
     root = torch.stack([0.02 * swing, -1.2 * time, TALL + 0.02 * torch.cos(4 * torch.pi * time)], -1)
-    return Motion(skeleton, root, rotations, fps)
+    motion = Motion(skeleton, root, rotations, fps)
+    toes = motion.positions()[:, [index("LeftToe"), index("RightToe")], 2].amin(1)
+    root[:, 2] -= toes.quantile(0.02)  # it walks on the floor
+    return motion
 
 
 def rotations_of(generator: torch.Generator, *shape: int) -> torch.Tensor:
