@@ -37,8 +37,7 @@ def blend(first: Motion, second: Motion, share: Tensor) -> Motion:
     share = share.to(first.root)
     offsets = None
     if first.offsets is not None or second.offsets is not None:
-        both = [motion.skeleton.offsets if motion.offsets is None else motion.offsets for motion in (first, second)]
-        offsets = torch.lerp(*(values.expand_as(first.rotations[..., 0]) for values in both), share[:, None, None])
+        offsets = torch.lerp(_offsets(first), _offsets(second), share[:, None, None])
     return replace(
         first,
         root=torch.lerp(first.root, second.root, share[:, None]),
@@ -82,18 +81,19 @@ def concatenated(parts: list[Motion]) -> Motion:
         _require_alike(parts[0], part)
     offsets = None
     if any(part.offsets is not None for part in parts):
-        offsets = torch.cat(
-            [
-                part.skeleton.offsets.expand_as(part.rotations[..., 0]) if part.offsets is None else part.offsets
-                for part in parts
-            ]
-        )
+        offsets = torch.cat([_offsets(part) for part in parts])
     return replace(
         parts[0],
         root=torch.cat([part.root for part in parts]),
         rotations=torch.cat([part.rotations for part in parts]),
         offsets=offsets,
     )
+
+
+def _offsets(motion: Motion) -> Tensor:
+    if motion.offsets is not None:
+        return motion.offsets
+    return motion.skeleton.offsets.to(motion.root).expand_as(motion.rotations[..., 0])
 
 
 def _require_alike(first: Motion, second: Motion) -> None:

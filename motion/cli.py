@@ -32,8 +32,8 @@ RestFrame = Annotated[
 
 @app.command()
 def info(
-    clip: Clip, units: Units = "auto", up: Up = "auto", source_fps: SourceFps = None, asf: Asf = None, role: Role = None,
-    rest_frame: RestFrame = None, json: Json = None,
+    clip: Clip, units: Units = "auto", up: Up = "auto", source_fps: SourceFps = None, asf: Asf = None,
+    role: Role = None, rest_frame: RestFrame = None, json: Json = None,
 ) -> None:  # fmt: skip
     """Say what a clip holds: frames, joints, units, axes, what each joint is for, how high and fast the body goes."""
     from shared.numbers import flat_numbers, write_numbers
@@ -50,7 +50,9 @@ def info(
 def convert(
     clip: Clip,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help=".bvh, or .glb with its animation.")],
-    fps: Annotated[float | None, typer.Option(min=0.1, help="Frames a second of the output; default: those of CLIP.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(min=0.1, help="Frames a second of the output; default: those of CLIP.")
+    ] = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Exchange left and right.")] = False,
     skeleton: Annotated[
         Path | None, typer.Option(metavar="TARGET", help="A clip whose skeleton is to do the motion.")
@@ -87,7 +89,7 @@ def convert(
 def evaluate(
     clip: Clip,
     floor: Annotated[
-        float | None, typer.Option(help="Height of the floor, m; default: what toes reach down to in 2 % of the frames.")
+        float | None, typer.Option(help="Height of the floor, m; default: what toes reach down to in 2 % of frames.")
     ] = None,
     units: Units = "auto", up: Up = "auto", source_fps: SourceFps = None, asf: Asf = None, role: Role = None,
     rest_frame: RestFrame = None, json: Json = None,
@@ -120,7 +122,8 @@ def _roles(given: list[str] | None) -> dict[str, str]:
     pairs = [text.partition("=") for text in given or []]
     for role, mark, name in pairs:
         if not (role and mark and name):
-            raise InputError("--role", found=repr(role + mark + name), expected="ROLE=JOINT", fix="Such as left_toe=Ball_L.")
+            found = repr(role + mark + name)
+            raise InputError("--role", found=found, expected="ROLE=JOINT", fix="Such as left_toe=Ball_L.")
     return {role: name for role, _, name in pairs}
 
 
@@ -141,7 +144,8 @@ def _facts(motion: Motion) -> dict[str, Any]:
     if "hips" in skeleton.roles:
         hips = motion.positions()[:, skeleton.roles["hips"]]
         facts["hips height"] = float(hips[:, 2].mean())
-        facts["hips speed"] = float(hips[:, :2].diff(dim=0).norm(dim=-1).mean() * motion.fps) if motion.frames > 1 else 0.0
+        if motion.frames > 1:
+            facts["hips speed"] = float(hips[:, :2].diff(dim=0).norm(dim=-1).mean() * motion.fps)
     for role, joint in sorted(skeleton.roles.items()):
         facts[role] = skeleton.names[joint]
     return facts

@@ -68,6 +68,15 @@ class Motion:
         """Return where the joints are, (F, J, 3) m."""
         return self.pose()[0]
 
+    def to(self, kind: torch.dtype | torch.device | str) -> Motion:
+        """Return the motion in another precision or on another device; its skeleton stays."""
+        return replace(
+            self,
+            root=self.root.to(kind),
+            rotations=self.rotations.to(kind),
+            offsets=None if self.offsets is None else self.offsets.to(kind),
+        )
+
     def cut(self, start: int, stop: int | None = None) -> Motion:
         """Return the frames from `start` up to, not with, `stop`."""
         window = slice(start, stop)
@@ -79,9 +88,9 @@ class Motion:
         )
 
     def resampled(self, fps: float) -> Motion:
-        """Return the motion at another frame rate: rotations by slerp, positions linearly, nothing beyond the last frame.
+        """Return the motion at another frame rate: rotations by slerp, positions linearly, up to the last frame.
 
-        Frames at the same time as an old one are that one, so whole divisors of the rate only leave frames out.
+        A frame at the time of an old one is that one, so whole divisors of the rate only leave frames out.
         """
         count = int((self.frames - 1) * fps / self.fps + 1e-6) + 1
         time = torch.arange(count, dtype=torch.float64) * (self.fps / fps)

@@ -34,7 +34,7 @@ def forward_kinematics(
 
 def local_rotations(skeleton: Skeleton, turned: Tensor) -> Tensor:
     """Return the local rotations of joints turned so in the world: R_j = G_parent^T G_j; both (..., J, 3, 3)."""
-    above = turned[..., skeleton.parents[1:], :, :]
+    above = turned[..., list(skeleton.parents[1:]), :, :]
     return torch.cat([turned[..., :1, :, :], above.transpose(-1, -2) @ turned[..., 1:, :, :]], -3)
 
 

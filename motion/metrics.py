@@ -2,11 +2,11 @@
 
 | number | definition |
 | --- | --- |
-| skating_gmd | share of frames at 20 fps in which a toe is under 5 cm in this frame and the next and moves over the floor faster than 0.5 m/s, now and in the mean of 5 frames (GMD, ICCV 2023) |
-| skating_kimodo | share of toe contacts at 30 fps (under 5 cm in this frame and the next) with a speed above 0.2 m/s (Kimodo) |
-| contact_speed | mean speed of toes under 5 cm at 30 fps, m/s (Kimodo) |
-| contact_score | mean of exp(-relu(v - 0.075)) exp(-relu(h - 0.05)) at 40 fps, of the slowest foot joint's speed v, m/s, and the lowest foot joint's distance h to the floor, m (DIMOS, ICCV 2023) |
-| jerk_mean, jerk_p95, jerk_peak | third difference x fps^3 at 30 fps, m/s^3: mean over joints and frames; 95 % quantile and largest of the largest joint's |
+| skating_gmd | share of frames in which either toe skates (`gmd_skating`), at 20 fps |
+| skating_kimodo, contact_speed | share of toe contacts that skate, speed of low toes (`kimodo_skating`), at 30 fps |
+| contact_score | 1 if some foot rests on the floor in every frame (`contact_score`), at 40 fps |
+| jerk_mean | mean jerk over joints and frames, m/s^3, at 30 fps |
+| jerk_p95, jerk_peak | 95 % quantile and maximum over frames of the largest joint's jerk |
 
 Heights count from the floor, of which `floor_of` makes a guess: toes hang differently in every skeleton.
 """
@@ -36,7 +36,10 @@ def evaluate(motion: Motion, floor: float | None = None) -> dict[str, float]:
     skeleton = motion.skeleton
     if (motion.frames - 1) * 20 / motion.fps + 1 < SHORTEST:
         raise InputError(
-            "motion", found=f"{motion.seconds:.2f} s", expected=f"at least {SHORTEST / 20:g} s", fix="Give a longer clip."
+            "motion",
+            found=f"{motion.seconds:.2f} s",
+            expected=f"at least {SHORTEST / 20:g} s",
+            fix="Give a longer clip.",
         )
     floor = floor_of(motion) if floor is None else floor
     level = torch.tensor([0.0, 0.0, floor]).to(motion.root)
@@ -68,7 +71,10 @@ def floor_of(motion: Motion) -> float:
 
 
 def gmd_skating(toes: Tensor, fps: float) -> float:
-    """Return GMD's foot skating ratio.
+    """Return GMD's foot skating ratio: the share of frames in which either toe skates.
+
+    It is lower than 5 cm in this frame and the next, and faster over the floor than 0.5 m/s, now and in the mean of
+    five frames.
 
     Args:
         toes: (F, 2, 3) m above the floor.
@@ -81,7 +87,10 @@ def gmd_skating(toes: Tensor, fps: float) -> float:
 
 
 def kimodo_skating(toes: Tensor, fps: float) -> tuple[float, float]:
-    """Return Kimodo's foot skate ratio and its mean speed of toes in contact, m/s; 0 where no toe ever touches.
+    """Return Kimodo's foot skate ratio and its mean speed of toes near the floor, m/s; 0 where no toe ever is.
+
+    A contact is a toe lower than 5 cm in this frame and the next; it skates if it is faster than 0.2 m/s. The speed is
+    the mean over toes lower than 5 cm in this frame.
 
     Args:
         toes: (F, 2, 3) m above the floor.
@@ -94,7 +103,9 @@ def kimodo_skating(toes: Tensor, fps: float) -> tuple[float, float]:
 
 
 def contact_score(feet: Tensor, fps: float) -> float:
-    """Return DIMOS's contact score in (0, 1]; 1: some foot joint rests on the floor in every frame.
+    """Return DIMOS's contact score in (0, 1]: the mean of exp(-relu(v - 0.075)) exp(-relu(h - 0.05)).
+
+    v is the speed, m/s, of the slowest foot joint, h the distance, m, of the lowest one to the floor. DIP uses it too.
 
     Args:
         feet: (F, K, 3) m above the floor, K joints of both feet; speeds are central differences.
@@ -113,8 +124,12 @@ def jerk(positions: Tensor, fps: float) -> Tensor:
 def area_under_jerk(positions: Tensor, fps: float, usual: float) -> tuple[float, float]:
     """Return FlowMDM's two numbers of transitions: peak jerk, m/s^3, and area under jerk (AUJ), m/s^2.
 
-    With j_k the largest joint's jerk of frame k in the mean over transitions: peak = max j, AUJ = sum |j_k - usual| / fps.
-    FlowMDM sums frames without the 1 / fps; so its number depends on the rate, ours does not.
+    With j_k the largest joint's jerk of frame k in the mean over transitions:
+
+        peak = max j_k,  AUJ = sum |j_k - usual| / fps.
+
+    FlowMDM takes sums of absolute coordinates where this takes lengths, and differences a frame, so its numbers depend
+    on the frame rate; these do not.
 
     Args:
         positions: (F, J, 3) or (B, F, J, 3) m of B transitions alone, no frames around them.

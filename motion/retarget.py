@@ -5,15 +5,16 @@ its skeleton stood at rest. The target's joint turns by the same:
 
     G_t = D S^T A_t,
 
-where S is the least turn from the source's bone at rest to the target's: so upper arms, forearms, thighs and shins point
-exactly where the source's do, whatever the two rest poses are. The hips travel in proportion to the legs. The whole is set
-to the height at which the feet reach down to the floor z = 0 if the source's do to within 6 cm, and else as low as the
-source's: joints of toes are up to 5 cm above the sole in one skeleton and on it in another.
+where S is the least turn from the source's bone at rest to the target's: so upper arms, forearms, thighs and shins
+point exactly where the source's do, whatever the two rest poses are. The hips travel in proportion to the legs. The
+whole is set to the height at which the feet reach down to the floor z = 0 if the source's do to within 6 cm, and else
+as low as the source's: joints of toes are up to 5 cm above the sole in one skeleton and on it in another.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -28,14 +29,15 @@ from motion.stance import rest_frames, soles
 LIMBS = (("hip", "knee", "ankle"), ("shoulder", "elbow", "hand"))
 LOWEST = 0.02  # quantile of the feet's height that counts as their lowest: noise and stumbles go below it
 FLOOR = 0.06  # m
-NEEDED = ("hips", "chest", "head", *(f"{side}_{role}" for side in SIDES for role in ("shoulder", "hip", "knee", "ankle")))
+LIMB_ROLES = ("shoulder", "hip", "knee", "ankle")
+NEEDED = ("hips", "chest", "head", *(f"{side}_{role}" for side in SIDES for role in LIMB_ROLES))
 
 
 def retargeted(motion: Motion, target: Skeleton) -> Motion:
-    """Return the motion on another skeleton: joint by joint where the trees are the same, by roles otherwise.
+    """Return the motion on another skeleton: joint by joint where trees and names are one, else by roles.
 
-    Between trees, spine and neck share the turn of the source's evenly along their length, limbs copy theirs, and joints
-    without a role keep the target's rest pose. Offsets that move are left behind.
+    Between trees, spine and neck share the turn of the source's evenly along their length, limbs copy theirs, and
+    joints without a role keep the target's rest pose. Offsets that move are left behind.
 
     Raises:
         InputError: a rest pose is unknown, or a body's joints are.
@@ -50,14 +52,14 @@ def retargeted(motion: Motion, target: Skeleton) -> Motion:
     else:
         followed = _by_roles(source, target, turns)
     followed |= _limbs(source, target, turns, rest_source, rest_target)
-    local = rest_target.clone()
-    local[1:] = local_rotations(target, rest_target)[1:]
+    local = local_rotations(target, rest_target)
     world: list[Tensor] = []
     for joint, parent in enumerate(target.parents):
         if joint in followed:
             world.append(followed[joint] @ rest_target[joint])
         else:
-            world.append((world[parent] if parent >= 0 else torch.eye(3).to(turned)) @ local[joint].expand_as(turned[:, 0]))
+            above = world[parent] if parent >= 0 else torch.eye(3).to(turned)
+            world.append(above @ local[joint].expand_as(turned[:, 0]))
     rotations = local_rotations(target, torch.stack(world, 1))
     hips_source = source.roles.get("hips", 0)
     hips_target = target.roles.get("hips", 0)
@@ -90,13 +92,11 @@ def _by_roles(source: Skeleton, target: Skeleton, turns: Tensor) -> dict[int, Te
     """Return how much the target's joints have turned since rest, (F, 3, 3) each."""
     for skeleton in (source, target):
         skeleton.joints(*NEEDED)
-    followed = {
-        joint: turns[:, source.roles[role]] for role, joint in target.roles.items() if role in source.roles
-    }
+    followed = {joint: turns[:, source.roles[role]] for role, joint in target.roles.items() if role in source.roles}
     for above, below in (("hips", "chest"), ("chest", "head")):
         top, bottom = source.joints(above, below)
         line = [top, *between(top, bottom, source.parents)]
-        joints = between(*target.joints(above, below), target.parents)
+        joints = between(target.roles[above], target.roles[below], target.parents)
         if len(line) < 2 or not joints:
             continue
         for place, joint in enumerate(joints, 1):
@@ -109,22 +109,22 @@ def _by_roles(source: Skeleton, target: Skeleton, turns: Tensor) -> dict[int, Te
 def _limbs(
     source: Skeleton, target: Skeleton, turns: Tensor, rest_source: Tensor, rest_target: Tensor
 ) -> dict[int, Tensor]:
-    """Return D S^T of the joints of limbs; a hand takes the S of its forearm, a foot none, as both stand flat at rest."""
+    """Return D S^T of the joints of limbs; a hand takes the S of its forearm, a foot none: at rest it stands flat."""
     found: dict[int, Tensor] = {}
     placed_source, placed_target = _at_rest(source, rest_source), _at_rest(target, rest_target)
     for side in SIDES:
         for limb in LIMBS:
             roles = [f"{side}_{role}" for role in limb]
             swing = None
-            for role, below in zip(roles, roles[1:], strict=False):
-                pair = [skeleton.roles.get(name) for name in (role, below) for skeleton in (source, target)]
-                if any(joint is None for joint in pair):
+            for role, below in pairwise(roles):
+                if not {role, below} <= set(source.roles) & set(target.roles):
                     continue
-                top_source, top_target, end_source, end_target = (int(joint) for joint in pair if joint is not None)
-                swing = least_turn(
-                    placed_source[end_source] - placed_source[top_source], placed_target[end_target] - placed_target[top_target]
-                )
-                found[top_target] = turns[:, top_source] @ swing.T
+                bones = [
+                    placed[skeleton.roles[below]] - placed[skeleton.roles[role]]
+                    for placed, skeleton in ((placed_source, source), (placed_target, target))
+                ]
+                swing = least_turn(*bones)
+                found[target.roles[role]] = turns[:, source.roles[role]] @ swing.T
             if limb[2] == "hand" and swing is not None and roles[2] in source.roles and roles[2] in target.roles:
                 found[target.roles[roles[2]]] = turns[:, source.roles[roles[2]]] @ swing.T
     return found

@@ -5,7 +5,7 @@
 | hips | all: where both legs meet | from the hierarchy |
 | chest | both arms and the head: where the arms meet | from the hierarchy |
 | head | the head | head, face; the neck where nothing is above it |
-| clavicle, shoulder, elbow, hand | shoulder girdle, upper arm, forearm, hand | collar, upperarm, humerus, forearm, wrist ... |
+| clavicle, shoulder, elbow, hand | shoulder girdle, upper arm, forearm, hand | collar, upperarm, humerus, wrist ... |
 | hip, knee, ankle, toe | thigh, shin, foot, toes | thigh, upleg, femur, shin, calf, leg, foot, toebase ... |
 
 Those of the last two rows are `left_...` and `right_...`.

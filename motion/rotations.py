@@ -112,5 +112,5 @@ def best_turn(start: Tensor, end: Tensor) -> Tensor:
 
 
 def frame_of(first: Tensor, second: Tensor) -> Tensor:
-    """Return the right-handed frame (..., 3, 3) with columns along `first`, `second` made orthogonal to it, and both' cross."""
+    """Return the right-handed frame (..., 3, 3) with its first column along `first`, its second near `second`."""
     return roma.special_gramschmidt(torch.stack([first, second], -1))

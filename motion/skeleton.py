@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ class Skeleton:
             depth[index] = depth[parent] + 1
         rows = [[joint for joint in range(len(self)) if depth[joint] == level] for level in range(max(depth) + 1)]
         order = [(torch.tensor(rows[0]), torch.tensor([0]))]
-        for above, row in zip(rows, rows[1:], strict=False):
+        for above, row in pairwise(rows):
             order.append((torch.tensor(row), torch.tensor([above.index(self.parents[joint]) for joint in row])))
         return order, torch.argsort(torch.tensor([joint for row in rows for joint in row]))
 
@@ -116,14 +117,15 @@ class Skeleton:
         for role, name in given.items():
             if name not in self.names:
                 raise InputError(
-                    f"role {role}", found=f"{name!r}", expected=f"a joint: {', '.join(self.names)}", fix="Correct the name."
-                )
+                    f"role {role}", found=f"{name!r}", expected=f"a joint: {', '.join(self.names)}",
+                    fix="Correct the name.",
+                )  # fmt: skip
         roles = dict(self.roles) | {role: self.names.index(name) for role, name in given.items()}
         return replace(self, roles=roles)
 
     @property
     def feet(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the joints of the left and of the right foot that touch the floor: ankle, then toe, as far as known."""
+        """Return the joints of the left and the right foot that touch the floor: ankle, then toe, as far as known."""
         left, right = (
             tuple(self.roles[f"{side}_{role}"] for role in ("ankle", "toe") if f"{side}_{role}" in self.roles)
             for side in SIDES
@@ -147,6 +149,11 @@ class Skeleton:
         """Return the joints of the hands, left first; empty where the arms end at the elbow."""
         return tuple(self.roles[f"{side}_hand"] for side in SIDES if f"{side}_hand" in self.roles)
 
+    @property
+    def sided(self) -> bool:
+        """Whether names tell left from right."""
+        return any(side_of(name, self.names) for name in self.names)
+
     @cached_property
     def mirror(self) -> tuple[int, ...]:
         """Return the joint of the other side of each joint; a joint in the middle is its own.
@@ -154,13 +161,13 @@ class Skeleton:
         Raises:
             InputError: no joint has a side.
         """
-        sides = [side_of(name, self.names) for name in self.names]
-        if not any(sides):
+        if not self.sided:
             raise InputError(
                 "skeleton", found=f"no sides in {', '.join(self.names)}",
                 expected="names such as LeftFoot and RightFoot, l_foot and r_foot, foot.L and foot.R",
                 fix="Rename the joints.",
             )  # fmt: skip
+        sides = [side_of(name, self.names) for name in self.names]
         return tuple(index if side is None else self.names.index(side[2]) for index, side in enumerate(sides))
 
     def length(self, above: str, below: str) -> float:

@@ -5,9 +5,9 @@ stand alike relates them. That pose is a skeleton's `rest`, and it is looked for
 
 1. the first frame, where it is a T-pose that jumps into the motion (CMU's BVH files);
 2. the zero pose, where the body stands in it;
-3. made from the clip: the torso as in the frame in which the body stands most upright, the feet as where they are lowest,
-   the mean of both sides; legs and arms stretched down and out, turned about their length so that knees and elbows bend
-   as they bend in the clip.
+3. made from the clip: the torso as in the frame in which the body stands most upright, the feet as where they are
+   lowest, both sides evened out; legs and arms stretched down and out, turned about their length so that knees and
+   elbows bend as they bend in the clip.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def with_rest(motion: Motion, rest_frame: bool | None = None) -> tuple[Motion, l
     first = _is_rest_frame(motion) if rest_frame is None else rest_frame
     if first and motion.frames > 1:
         skeleton = replace(motion.skeleton, rest=motion.rotations[0])
-        note = ["frame 0 is a rest pose that jumps into the motion: it is left out"] if rest_frame is None else []
-        return replace(motion.cut(1), skeleton=skeleton), note
+        told = ["frame 0 is a rest pose that jumps into the motion: it is left out"] if rest_frame is None else []
+        return replace(motion.cut(1), skeleton=skeleton), told
     skeleton = motion.skeleton
     zero = torch.eye(3, dtype=skeleton.offsets.dtype).expand(len(skeleton), 3, 3)
     if not set(skeleton.roles) >= BODY or float(upright(_posed(skeleton, zero), skeleton)) > UPRIGHT:
@@ -68,8 +68,8 @@ def upright(positions: Tensor, skeleton: Skeleton) -> Tensor:
 def soles(skeleton: Skeleton, positions: Tensor, turned: Tensor) -> Tensor:
     """Return the heights, (..., K) m, of what the feet stand on: their joints, and end sites that can be tips of toes.
 
-    Programs that export bones invent end sites as long as the bone before; those longer than 0.3 of the leg are left out.
-    An ankle with neither toe nor tip stands 0.09 of the leg above its sole.
+    Programs that export bones invent end sites as long as the bone before: those longer than 0.3 of the leg are left
+    out. An ankle with neither toe nor tip stands 0.09 of the leg above its sole.
 
     Raises:
         InputError: the feet are unknown.
@@ -116,10 +116,13 @@ def rest_of_clip(motion: Motion) -> Tensor | None:
     axes = heading(positions, skeleton)
     body = axes[frame].T @ turned[frame]
     standing_frames = (height > UPRIGHT).nonzero()[:, 0]
-    for foot in skeleton.feet:  # flat where its ankle and toe are lowest, which need not be where the body is most upright
+    for (
+        foot
+    ) in skeleton.feet:  # flat where its ankle and toe are lowest, which need not be where the body is most upright
         flat = standing_frames[positions[standing_frames][:, list(foot), 2].sum(-1).argmin()]
         body[foot[0]] = axes[flat].T @ turned[flat, foot[0]]
-    body = symmetric(skeleton, body)
+    if skeleton.sided:
+        body = symmetric(skeleton, body)
     known: dict[int, Tensor] = {}
     for side in SIDES:
         down = torch.tensor([0.0, 0.0, -1.0], dtype=body.dtype)
@@ -148,8 +151,9 @@ def standing(motion: Motion) -> Motion:
     Raises:
         InputError: the rest pose is unknown.
     """
-    skeleton = motion.skeleton
-    rest = about_axis(2, torch.tensor(math.pi, dtype=torch.float64)).to(motion.root) @ rest_frames(skeleton)
+    skeleton, kind = motion.skeleton, motion.root.dtype
+    motion = motion.to(torch.float64)
+    rest = about_axis(2, torch.tensor(math.pi, dtype=torch.float64)) @ rest_frames(skeleton)
     above = torch.cat([torch.eye(3).to(rest)[None], rest[list(skeleton.parents[1:])]])
     offsets = (above @ skeleton.offsets[..., None])[..., 0]
     moved = None if motion.offsets is None else (above @ motion.offsets[..., None])[..., 0]
@@ -160,7 +164,7 @@ def standing(motion: Motion) -> Motion:
         skeleton=replace(skeleton, offsets=offsets, end_offsets=ends, rest=zero),
         rotations=above @ motion.rotations @ rest.transpose(-1, -2),
         offsets=moved,
-    )
+    ).to(kind)
 
 
 def _posed(skeleton: Skeleton, rotations: Tensor) -> Tensor:
@@ -177,7 +181,7 @@ def _is_rest_frame(motion: Motion) -> bool:
 
 
 def symmetric(skeleton: Skeleton, body: Tensor) -> Tensor:
-    """Return joints turned, (J, 3, 3), so that each bone points half-way between itself and the reflected other side's."""
+    """Return joints turned, (J, 3, 3), so that each bone points between itself and the other side's reflection."""
     bones = torch.zeros(len(skeleton), 3, dtype=body.dtype)  # to each joint, from its parent
     parents = list(skeleton.parents[1:])
     bones[1:] = (body[parents] @ skeleton.offsets[1:, :, None])[..., 0]

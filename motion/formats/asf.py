@@ -109,7 +109,7 @@ def read_amc(
 
     Args:
         path: of the AMC file.
-        asf: of the ASF file; None for the one beside it with the name up to the first underscore, or the only one there.
+        asf: of the ASF file; None for the one beside it named as far as the first underscore, or the only one there.
         units: instead of what the skeleton says; m, cm, mm, in or cmu.
         up: y, z, or auto.
         fps: frames a second; None for CMU's 120, with a warning.
@@ -124,7 +124,8 @@ def read_amc(
     skeleton = read_asf(skeleton_path)
     frames = _frames(path, skeleton)
     if fps is None:
-        warnings.warn(f"{path.name}: the frame rate is not in the file: {CMU_RATE:g} a second is taken (fps=)", stacklevel=2)
+        note = f"{path.name}: the frame rate is not in the file: {CMU_RATE:g} a second is taken (fps=)"
+        warnings.warn(note, stacklevel=2)
     return to_motion(
         _clip(skeleton, frames, fps or CMU_RATE), path, units=units, metres=INCH / skeleton.length, up=up, roles=roles,
         rest_frame=rest_frame,
@@ -180,8 +181,9 @@ def _frames(path: Path, skeleton: Acclaim) -> dict[str, np.ndarray]:
             rows[words[0]].append(numbers)
     except ValueError as error:
         raise InputError(
-            path, found=str(error), expected="a line for each bone of its skeleton", fix="Give the ASF file of this motion."
-        ) from error
+            path, found=str(error), expected="a line for each bone of its skeleton",
+            fix="Give the ASF file of this motion.",
+        ) from error  # fmt: skip
     short = [name for name, lines in rows.items() if len(lines) != count]
     if short or not count:
         raise InputError(

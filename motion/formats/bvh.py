@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +39,6 @@ class Hierarchy:
     channels: list[tuple[str, ...]] = field(default_factory=list)
     end_joints: list[int] = field(default_factory=list)
     end_offsets: list[list[float]] = field(default_factory=list)
-
 
 
 def read_bvh(
@@ -98,37 +98,40 @@ def bvh_text(motion: Motion) -> str:
     for order in set(orders):
         same = [joint for joint, other in enumerate(orders) if other == order]
         angles[:, same] = to_euler(order, turned[:, same])
-    columns = [
-        angles[:, joint, orders[joint].index(name[0])] if name.endswith("rotation") else places[:, joint, AXES.index(name[0])]
-        for joint, names in enumerate(channels)
-        for name in names
-    ]
+    columns = []
+    for joint, names in enumerate(channels):
+        for name in names:
+            turns = name.endswith("rotation")
+            place = (orders[joint] if turns else AXES).index(name[0])
+            columns.append((angles if turns else places)[:, joint, place])
     text = io.StringIO()
     text.write("HIERARCHY\n")
     _write_joint(text, skeleton, 0, channels, offsets, ends)
     text.write(f"MOTION\nFrames: {motion.frames}\nFrame Time: {1 / motion.fps:.8f}\n")
     values = np.round(torch.stack(columns, 1).numpy(), 6) + 0.0  # no -0
-    turns = np.array([name.endswith("rotation") for names in channels for name in names])
-    values[:, turns] = np.where(values[:, turns] == -180.0, 180.0, values[:, turns])
+    angular = np.array([name.endswith("rotation") for names in channels for name in names])
+    values[:, angular] = np.where(values[:, angular] == -180.0, 180.0, values[:, angular])
     np.savetxt(text, values, fmt="%.6f")
     return text.getvalue()
 
 
 def _parse(path: Path, text: str) -> RawClip:
-    head, mark, tail = text.partition("MOTION")
-    lines = [line.strip() for line in tail.split("\n")]
-    header = {line.partition(":")[0].strip().lower(): line.partition(":")[2].strip() for line in lines[:8] if ":" in line}
-    if not mark or "HIERARCHY" not in head or not {"frames", "frame time"} <= set(header):
+    head, *rest = re.split(r"^\s*MOTION\s*$", text, maxsplit=1, flags=re.MULTILINE)
+    lines = [line.strip() for line in rest[0].split("\n")] if rest else []
+    header = {key.strip().lower(): value for key, mark, value in (line.partition(":") for line in lines[:8]) if mark}
+    if "HIERARCHY" not in head or not {"frames", "frame time"} <= set(header):
         raise InputError(
-            path, found="no HIERARCHY and MOTION with Frames and Frame Time", expected="a BVH file", fix="Give another file."
-        )
+            path, found="no HIERARCHY and MOTION with Frames and Frame Time", expected="a BVH file",
+            fix="Give another file.",
+        )  # fmt: skip
     try:
         tree = _hierarchy(head)
-        count, fps = int(header["frames"]), snapped_rate(header["frame time"])
+        count, fps = int(header["frames"]), snapped_rate(header["frame time"].strip())
         numbers = " ".join(line for line in lines if line and ":" not in line)
         values = torch.from_numpy(np.array(numbers.split(), dtype=np.float64))
     except (ValueError, IndexError, ZeroDivisionError) as error:
-        raise InputError(path, found=str(error), expected="numbers and joints as in BVH", fix="Repair the file.") from error
+        found = str(error)
+        raise InputError(path, found=found, expected="numbers and joints as in BVH", fix="Repair it.") from error
     width = sum(len(names) for names in tree.channels)
     if len(values) != count * width or not count:
         raise InputError(

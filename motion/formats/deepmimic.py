@@ -1,9 +1,9 @@
 """DeepMimic's clips: JSON of frames (seconds, root position, root quaternion, joints) of its humanoid.
 
-y is up, the body looks along x, its right is z; metres. Quaternions are w, x, y, z; knees and elbows are one angle about
-z, rad. A frame holds for its seconds; the last one's are often 0. `Loop: wrap` means that the clip starts again from where
-it ends, its last frame being the first of the next run. Few of the published clips close: the walk's joints jump by 5.6
-degrees in the mean where it wraps.
+y is up, the body looks along x, its right is z; metres. Quaternions are w, x, y, z; knees and elbows are one angle
+about z, rad. A frame holds for its seconds; the last one's are often 0. `Loop: wrap` means that the clip starts again
+from where it ends, its last frame being the first of the next run. Few of the published clips close: the walk's joints
+jump by 5.6 degrees in the mean where it wraps.
 """
 
 from __future__ import annotations
@@ -72,17 +72,16 @@ def read_deepmimic(
         wraps = str(content.get("Loop", "none")).lower() == "wrap"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            path, found="no Frames of numbers", expected="a clip of DeepMimic's humanoid in JSON", fix="Give another file."
-        ) from error
+            path, found="no Frames of numbers", expected="a clip of DeepMimic's humanoid in JSON",
+            fix="Give another file.",
+        ) from error  # fmt: skip
     if frames.ndim != 2 or frames.shape[1] != COLUMNS:
         raise InputError(
             path, found=f"frames {frames.shape}", expected=f"(frames, {COLUMNS}) numbers of the humanoid with 15 links",
             fix="Clips of DeepMimic's other characters are not read.",
         )  # fmt: skip
     if cycles > 1 and not wraps:
-        raise InputError(
-            path, found="a clip that does not repeat", expected="Loop: wrap", fix="Read it once."
-        )
+        raise InputError(path, found="a clip that does not repeat", expected="Loop: wrap", fix="Read it once.")
     held = frames[:-1, 0]
     rate = 1 / float(np.median(held)) if len(held) else 30.0
     rate = float(round(rate)) if abs(rate - round(rate)) < 0.01 * rate else rate
@@ -122,7 +121,7 @@ def _at_even_times(motion: Motion, times: np.ndarray, fps: float) -> Motion:
 
 
 def _repeated(motion: Motion, cycles: int) -> Motion:
-    """Return the clip run through several times; each run starts in the pose, place and heading where the last ended."""
+    """Return the clip run through several times; each run starts in the place and heading where the last ended."""
     parts = [motion]
     for _ in range(cycles - 1):
         turn, shift = _step(motion, parts[-1])

@@ -39,12 +39,12 @@ def write_glb(path: str | os.PathLike[str], motion: Motion, *, overwrite: bool =
         import pygltflib
     except ImportError as error:
         raise MissingExtra("pygltflib", extra="motion", purpose="to write GLB") from error
-    axes = Conventions().axes.to(motion.root)
-    skeleton = motion.skeleton
+    motion = motion.to(torch.float64)
+    axes, skeleton = Conventions().axes, motion.skeleton
     offsets = skeleton.offsets @ axes
     rest, height = _shown_at_rest(motion)
     buffer = _Buffer()
-    nodes = []
+    nodes: list[dict[str, Any]] = []
     for joint, name in enumerate(skeleton.names):
         place = torch.tensor([0.0, height, 0.0]) if joint == 0 else offsets[joint]
         children = [child for child, parent in enumerate(skeleton.parents) if parent == joint]
@@ -53,7 +53,7 @@ def write_glb(path: str | os.PathLike[str], motion: Motion, *, overwrite: bool =
     for joint, end in zip(skeleton.end_joints, (skeleton.end_offsets @ axes).tolist(), strict=True):
         nodes[joint]["children"].append(len(nodes))
         nodes.append({"name": f"{skeleton.names[joint]}_end", "translation": end})
-    meshes = []
+    meshes: list[dict[str, Any]] = []
     for joint, name in enumerate(skeleton.names):
         bones = [end for end in _bones(skeleton, joint) @ axes if end.norm() > RADII[0]]
         if bones:
@@ -67,8 +67,8 @@ def write_glb(path: str | os.PathLike[str], motion: Motion, *, overwrite: bool =
         "nodes": [{key: value for key, value in node.items() if value != []} for node in nodes],
         "meshes": meshes,
         "materials": [
-            {"name": side or "middle", "pbrMetallicRoughness": {"baseColorFactor": [*colour, 1.0], "metallicFactor": 0.0}}
-            for side, colour in COLOURS.items()
+            {"name": side or "middle", "pbrMetallicRoughness": {"baseColorFactor": [*rgb, 1.0], "metallicFactor": 0.0}}
+            for side, rgb in COLOURS.items()
         ],
         "animations": [_animation(buffer, motion, axes)],
         "accessors": buffer.accessors,
@@ -135,7 +135,7 @@ def _animation(buffer: _Buffer, motion: Motion, axes: Tensor) -> dict[str, Any]:
 
 
 def _shown_at_rest(motion: Motion) -> tuple[Tensor, float]:
-    """Return the local rotations of the rest pose, or of the first frame, and the root's height above its lowest point."""
+    """Return the local rotations of the rest pose, or of the first frame, and the root's height over the soles, m."""
     skeleton = motion.skeleton
     if skeleton.rest is None:
         return motion.rotations[0], float(motion.root[0, 2])

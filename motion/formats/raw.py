@@ -160,10 +160,10 @@ def _guess_unit(skeleton: Skeleton, notes: list[str]) -> float:
         notes.append("the unit is not in the file and hips or feet are unknown: cm is taken (units=)")
         return UNITS["cm"]
     leg = (skeleton.length("hips", "left_ankle") + skeleton.length("hips", "right_ankle")) / 2
-    name = min(UNITS, key=lambda name: abs(math.log(leg * UNITS[name] / LEG)))
+    name = min(UNITS, key=lambda name: abs(math.log(max(leg, 1e-9) * UNITS[name] / LEG)))
     metres = leg * UNITS[name]
     unsure = "" if HIPS[0] <= metres <= HIPS[1] else ", no adult's: check it"
-    notes.append(f"the unit is not in the file: {name} is taken, which makes the legs {metres:.2f} m long{unsure} (units=)")
+    notes.append(f"the unit is not in the file: {name} is taken, so that legs are {metres:.2f} m long{unsure} (units=)")
     return UNITS[name]
 
 

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from motion.clips import Motion
 from motion.formats import read_clip
@@ -52,22 +53,19 @@ TALL = 0.9  # m, hips of the body over its soles
 
 def body(scale: float = 1.0) -> Skeleton:
     names, parents, offsets = zip(*BODY, strict=True)
-    return Skeleton(
-        names, parents, scale * torch.tensor(offsets, dtype=torch.float64), (3, 7, 11),
-        scale * torch.tensor([[0, 0, 0.15], [0.1, 0, 0], [-0.1, 0, 0]], dtype=torch.float64), find_roles(names, parents),
-        torch.eye(3, dtype=torch.float64).expand(len(names), 3, 3),
-    )  # fmt: skip
+    ends = torch.tensor([[0, 0, 0.15], [0.1, 0, 0], [-0.1, 0, 0]], dtype=torch.float64)
+    zero = torch.eye(3, dtype=torch.float64).expand(len(names), 3, 3)
+    offsets = torch.tensor(offsets, dtype=torch.float64)
+    return Skeleton(names, parents, scale * offsets, (3, 7, 11), scale * ends, find_roles(names, parents), zero)
 
 
 def turns(axis: tuple[float, float, float], angles: torch.Tensor) -> torch.Tensor:
-    from scipy.spatial.transform import Rotation
-
     vectors = np.array(axis) * angles.numpy()[:, None]
     return torch.from_numpy(Rotation.from_rotvec(vectors).as_matrix())
 
 
 def walk(frames: int = 60, fps: float = 30.0, skeleton: Skeleton | None = None) -> Motion:
-    """Return the body striding along -y: legs and arms swing, knees bend back, elbows forward, the spine sways, soles level."""
+    """Return the body striding along -y: legs and arms swing, knees bend back, elbows forward, soles stay level."""
     skeleton = skeleton or body()
     time = torch.arange(frames, dtype=torch.float64) / fps
     swing = 0.5 * torch.sin(2 * torch.pi * time)
@@ -78,7 +76,7 @@ def walk(frames: int = 60, fps: float = 30.0, skeleton: Skeleton | None = None) 
         rotations[:, index(f"{side}UpLeg")] = turns(right, sign * swing)
         rotations[:, index(f"{side}Leg")] = turns(right, -0.6 - sign * 0.5 * swing)
         bends = rotations[:, index(f"{side}UpLeg")] @ rotations[:, index(f"{side}Leg")]
-        rotations[:, index(f"{side}Foot")] = bends.transpose(-1, -2)  # soles stay level
+        rotations[:, index(f"{side}Foot")] = bends.transpose(-1, -2)
         down = turns((0.0, sign * 1.0, 0.0), torch.full((frames,), 1.2, dtype=torch.float64))
         rotations[:, index(f"{side}Arm")] = turns(right, -sign * swing) @ down
         rotations[:, index(f"{side}ForeArm")] = turns((0.0, 0.0, -sign * 1.0), 0.5 + 0.4 * sign * swing)

@@ -129,7 +129,8 @@ def test_a_recorded_walk_in_asf_and_amc_has_the_places_of_its_bvh(data_file, tmp
         bone = bones[joint].numpy()
         length = np.linalg.norm(bone)
         direction = bone / length if length > 0 else bone
-        text += f"begin\nid {joint}\nname {name}\ndirection {' '.join(f'{v:.9f}' for v in direction)}\nlength {length:.9f}\n"
+        text += f"begin\nid {joint}\nname {name}\ndirection {' '.join(f'{v:.9f}' for v in direction)}\n"
+        text += f"length {length:.9f}\n"
         text += f"axis {' '.join(f'{v:.9f}' for v in turns[name])} XYZ\ndof rx ry rz\nend\n"
     text += ":hierarchy\nbegin\n"
     for parent, name in enumerate(skeleton.names):

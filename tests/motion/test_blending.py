@@ -36,7 +36,10 @@ def test_shares_of_nothing_and_all_are_the_two_motions():
 
 def test_rotations_go_along_slerp_and_positions_in_a_line():
     first, second = pair(5)
-    still = [replace(m, root=m.root[:1].expand(5, 3), rotations=m.rotations[:1].expand(5, -1, -1, -1)) for m in (first, second)]
+    still = [
+        replace(m, root=m.root[:1].expand(5, 3), rotations=m.rotations[:1].expand(5, -1, -1, -1))
+        for m in (first, second)
+    ]
     shares = torch.linspace(0, 1, 5, dtype=torch.float64)
     mixed = blend(*still, shares)
     for joint in range(20):

@@ -197,7 +197,10 @@ def test_line_ends_tabs_spaces_case_and_gzip_do_not_matter(tmp_path):
     variants = {
         "crlf.bvh": text.replace("\n", "\r\n").encode(),
         "tabs.bvh": text.replace("Frames: ", "Frames:\t").replace("  ", "\t").encode(),
-        "case.bvh": text.replace("Xposition", "XPOSITION").replace("End Site", "END SITE").replace("JOINT", "Joint").encode(),
+        "case.bvh": text.replace("Xposition", "XPOSITION")
+        .replace("End Site", "END SITE")
+        .replace("JOINT", "Joint")
+        .encode(),
         "brace.bvh": text.replace("\n{", " {").encode(),
         "packed.bvh.gz": gzip.compress(text.encode()),
         "end.bvh": text.rstrip().encode() + b"\n\n\n",

@@ -9,8 +9,14 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation, Slerp
 
+from motion.blending import blend, concatenated
 from motion.clips import heading
+from motion.formats import write_clip
+from motion.kinematics import forward_kinematics
+from motion.mirror import mirrored
+from motion.retarget import retargeted
 from motion.rotations import geodesic
+from motion.stance import standing
 from shared.errors import InputError
 from tests.motion.figures import TALL, body, rotations_of, walk
 
@@ -40,7 +46,7 @@ def test_down_to_30_and_up_to_120_again_stays_within_what_the_curvature_allows()
     motion = walk(241, 120.0)
     back = motion.resampled(30.0).resampled(120.0)
     assert back.frames == motion.frames
-    # Linear interpolation over h is off by at most h^2 / 8 of the second derivative: 0.5 (2 pi)^2 rad/s^2 is the largest.
+    # Linear interpolation over h is off by at most h^2 / 8 of the second derivative, 0.5 (2 pi)^2 rad/s^2 at most.
     angle = (1 / 30) ** 2 / 8 * 0.5 * (2 * np.pi) ** 2
     assert 0.3 * angle < float(geodesic(motion.rotations, back.rotations).max()) < 1.1 * angle
     assert float((motion.root - back.root).abs().max()) < (1 / 30) ** 2 / 8 * 0.02 * (4 * np.pi) ** 2 * 1.01
@@ -55,7 +61,8 @@ def test_moving_offsets_are_resampled_too():
 
 def test_the_canonical_place_is_under_the_hips_with_the_right_hip_on_x_and_is_undone():
     motion = walk(20).placed(
-        torch.from_numpy(Rotation.from_euler("z", 70, degrees=True).as_matrix()), torch.tensor([3.0, -2.0, 0.5]).double()
+        torch.from_numpy(Rotation.from_euler("z", 70, degrees=True).as_matrix()),
+        torch.tensor([3.0, -2.0, 0.5]).double(),
     )
     seen, axes, origin = motion.canonical(5)
     positions = seen.positions()
@@ -74,13 +81,29 @@ def test_the_canonical_place_is_under_the_hips_with_the_right_hip_on_x_and_is_un
 def test_the_heading_is_level_and_right_handed_whatever_the_lean():
     skeleton = body()
     generator = torch.Generator().manual_seed(0)
-    from motion.kinematics import forward_kinematics
-
     rotations = rotations_of(generator, 30, len(skeleton))
     positions, _ = forward_kinematics(skeleton, torch.zeros(30, 3, dtype=torch.float64), rotations)
     axes = heading(positions, skeleton)
     assert torch.allclose(axes[..., 2], torch.tensor([0.0, 0, 1]).double().expand(30, 3))
     assert torch.allclose(torch.linalg.det(axes), torch.ones(30, dtype=torch.float64))
+
+
+def test_single_precision_stays_and_gives_the_same_places(tmp_path):
+    motion = walk(12)
+    moved = motion.skeleton.offsets.repeat(12, 1, 1)
+    moved[:, 6] += 0.01 * torch.arange(12.0, dtype=torch.float64)[:, None]
+    for double in (motion, replace(motion, offsets=moved)):
+        single = double.to(torch.float32)
+        for change in (
+            mirrored, standing, lambda clip: retargeted(clip, body(0.8)), lambda clip: clip.resampled(20.0),
+            lambda clip: clip.canonical()[0], lambda clip: blend(clip, mirrored(clip), torch.linspace(0, 1, 12)),
+            lambda clip: concatenated([clip, clip]),
+        ):  # fmt: skip
+            result = change(single)
+            assert result.root.dtype == result.rotations.dtype == torch.float32
+            assert torch.allclose(result.positions(), change(double).positions().float(), atol=2e-5)
+        for suffix in ("bvh", "glb"):
+            write_clip(tmp_path / f"clip.{suffix}", single, overwrite=True)
 
 
 @pytest.mark.parametrize(
@@ -110,4 +133,4 @@ def test_skeletons_that_are_none_are_told():
             replace(skeleton, **change)
     with pytest.raises(InputError, match="no joint for left_eye"):
         skeleton.joints("left_eye")
-    assert TALL == pytest.approx(skeleton.leg + 0.07, abs=1e-9)
+    assert skeleton.leg == pytest.approx(TALL - 0.07)

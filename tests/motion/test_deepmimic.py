@@ -23,7 +23,8 @@ def clip(tmp_path, frames=3, wrap="none", seconds=1 / 30):
     rows = np.zeros((frames, COLUMNS))
     rows[:, 0] = seconds
     rows[-1, 0] = 0
-    rows[:, 1:4] = np.cumsum(rng.uniform(0, 0.1, (frames, 3)), 0) + [0, 0.8, 0]
+    rows[:, 1:4] = np.cumsum(rng.uniform(0, 0.1, (frames, 3)), 0)
+    rows[:, 2] += 0.8
     for column in (4, *QUATERNIONS.values()):
         quaternions = Rotation.from_rotvec(rng.uniform(-0.6, 0.6, (frames, 3))).as_quat()
         rows[:, column : column + 4] = quaternions[:, [3, 0, 1, 2]]
@@ -35,8 +36,8 @@ def clip(tmp_path, frames=3, wrap="none", seconds=1 / 30):
 
 
 def test_columns_fill_a_frame_without_gap_or_overlap():
-    used = [0, 1, 2, 3, *range(4, 8), *ANGLES.values()]
-    used += [column + place for column in QUATERNIONS.values() for place in range(4)]
+    quaternions = (column + place for column in QUATERNIONS.values() for place in range(4))
+    used = [0, 1, 2, 3, *range(4, 8), *ANGLES.values(), *quaternions]
     assert sorted(used) == list(range(COLUMNS))
 
 
@@ -120,7 +121,12 @@ def test_another_rate_is_resampled_to(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("{", "no Frames"), ("[1]", "no Frames"), ('{"Frames": [[1, 2, 3]]}', "15 links"), ('{"Frames": [["a"]]}', "no Frames")],
+    [
+        ("{", "no Frames"),
+        ("[1]", "no Frames"),
+        ('{"Frames": [[1, 2, 3]]}', "15 links"),
+        ('{"Frames": [["a"]]}', "no Frames"),
+    ],
 )
 def test_faults_are_told(text, word, tmp_path):
     (tmp_path / "clip.json").write_text(text)

@@ -42,7 +42,9 @@ def played(path):
     def visit(index, position, rotation):
         node = file.nodes[index]
         moved = tracks.get((index, "translation"), np.array([node.translation or [0, 0, 0]] * len(times)))
-        turned = Rotation.from_quat(tracks.get((index, "rotation"), np.array([node.rotation or [0, 0, 0, 1]] * len(times))))
+        turned = Rotation.from_quat(
+            tracks.get((index, "rotation"), np.array([node.rotation or [0, 0, 0, 1]] * len(times)))
+        )
         places[:, index] = position + rotation.apply(moved)
         for child in node.children or []:
             visit(child, places[:, index], rotation * turned)

@@ -10,7 +10,8 @@ from tests.motion.figures import FLAVOURS, body, quietly, shortened
 
 LEFT = ("hip", "knee", "ankle", "toe", "clavicle", "shoulder", "elbow", "hand")
 EXPECTED = {
-    "cmu_asf": ("root", "thorax", "head", "lfemur", "ltibia", "lfoot", "ltoes", "lclavicle", "lhumerus", "lradius", "lhand"),
+    "cmu_asf": ("root", "thorax", "head", "lfemur", "ltibia", "lfoot", "ltoes", "lclavicle", "lhumerus", "lradius",
+                "lhand"),
     "gazebo": ("Hips", "Spine1", "Head", "LeftUpLeg", "LeftLeg", "LeftFoot", "LeftToeBase", "LeftShoulder", "LeftArm",
                "LeftForeArm", "LeftHand"),
     "cmu91": ("hip", "chest", "head", "lThigh", "lShin", "lFoot", None, "lCollar", "lShldr", "lForeArm", "lHand"),
@@ -50,8 +51,8 @@ def test_shoulders_are_upper_arms_where_nothing_else_is_and_feet_are_toes_behind
     [
         ("LeftUpLeg", "RightUpLeg", "upleg"), ("mixamorig:LeftArm", "mixamorig:RightArm", "arm"),
         ("lfemur", "rfemur", "femur"), ("lShldr", "rShldr", "shldr"), ("LHipJoint", "RHipJoint", "hipjoint"),
-        ("Foot_L", "Foot_R", "foot"), ("upper_arm.L", "upper_arm.R", "upperarm"), ("Bip01 L Thigh", "Bip01 R Thigh", "thigh"),
-        ("left_hip", "right_hip", "hip"), ("LEFT_TOE", "RIGHT_TOE", "toe"),
+        ("Foot_L", "Foot_R", "foot"), ("upper_arm.L", "upper_arm.R", "upperarm"),
+        ("Bip01 L Thigh", "Bip01 R Thigh", "thigh"), ("left_hip", "right_hip", "hip"), ("LEFT_TOE", "RIGHT_TOE", "toe"),
     ],
 )  # fmt: skip
 def test_sides_of_names(name, partner, stem):

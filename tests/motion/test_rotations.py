@@ -100,8 +100,12 @@ def test_interpolation_turns_at_constant_speed_on_the_shorter_arc_and_with_the_w
     assert torch.allclose(steps, steps[:1].expand(20), rtol=1e-9)
     assert float(steps.sum()) == pytest.approx(float(geodesic(first, second)))
     shares = torch.tensor([0.3], dtype=torch.float64)
-    assert torch.allclose(interpolate(world @ first, world @ second, shares), world @ interpolate(first, second, shares))
-    assert torch.allclose(interpolate(first @ world, second @ world, shares), interpolate(first, second, shares) @ world)
+    assert torch.allclose(
+        interpolate(world @ first, world @ second, shares), world @ interpolate(first, second, shares)
+    )
+    assert torch.allclose(
+        interpolate(first @ world, second @ world, shares), interpolate(first, second, shares) @ world
+    )
 
 
 @pytest.mark.parametrize("degrees", [0.0, 1e-5, 179.9])
