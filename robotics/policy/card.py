@@ -42,7 +42,8 @@ def write_card(
         f"- **Chunk**: {policy.chunk.observe} observations, {policy.chunk.horizon} actions, {policy.chunk.execute} "
         "executed.",
         *([] if teacher is None else [f"- **Teacher**: `{teacher}`; one call goes where its sampling ends."]),
-        f"- **Data**: `{data}`, {facts['episodes']} episodes ({facts['windows']} windows), "
+        f"- **Data**: `{data}`, {facts['episodes']} episodes"
+        f"{' and their mirror images' * (settings.mirror is not None)} ({facts['windows']} windows), "
         f"{facts['held_out_episodes']} held out. The licence of the data holds for what is made of them.",
         f"- **Recipe**: {facts['steps']} of {settings.steps} steps of AdamW, batch {settings.batch}, rate "
         f"{settings.learning_rate:g} falling along a half cosine, average of weights {settings.average:g}, seed "

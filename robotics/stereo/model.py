@@ -171,10 +171,15 @@ class StereoModel:
 def first_map(first: np.ndarray | None, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return a first map without holes and where it was measured, (height, width) float32; NaN all over for None.
 
+    What would lie left of the right image counts as a hole: there a matcher guesses.
+
     Args:
         first: (height, width) in pixels, NaN in holes; None, or one of holes alone, is no map.
         size: height, width.
     """
+    if first is not None:
+        with np.errstate(invalid="ignore"):
+            first = np.where(np.arange(size[1]) >= first, first, np.float32(np.nan))
     if first is None or not np.isfinite(first).any():
         return np.full(size, np.nan, np.float32), np.zeros(size, np.float32)
     return fill_from_background(first), np.isfinite(first).astype(np.float32)

@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,6 +89,7 @@ class StereoTrainer:
         settings: what to train.
         crops: scenes to cut from.
         folder: for checkpoint and log.
+        start: state of a network of the same sizes to begin with; None begins at random.
         device: where to compute.
 
     Raises:
@@ -96,7 +97,13 @@ class StereoTrainer:
     """
 
     def __init__(
-        self, settings: StereoTraining, crops: Crops, folder: Path, *, device: torch.device | str = "cpu"
+        self,
+        settings: StereoTraining,
+        crops: Crops,
+        folder: Path,
+        *,
+        start: Mapping[str, Tensor] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         multiple = settings.model.multiple
         if any(side % multiple for side in settings.crop):
@@ -107,7 +114,10 @@ class StereoTrainer:
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.network = StereoNetwork(settings.model).to(self.device)
+            self.network = StereoNetwork(settings.model)
+        if start is not None:
+            self.network.load_state_dict(start)
+        self.network.to(self.device)
         self.process = settings.model.process()
         self.average = AveragedWeights(self.network, settings.average)
         self.optimiser = torch.optim.AdamW(
@@ -115,6 +125,8 @@ class StereoTrainer:
         )
         digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
         digest.update(crops.fingerprint.encode())
+        for value in (start or {}).values():
+            digest.update(value.cpu().contiguous().numpy().tobytes())
         self.facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "fingerprint": digest.hexdigest(), "losses": {}}
         path = self.folder / CHECKPOINT
         if path.is_file():

@@ -7,6 +7,10 @@ At a quarter of the size, with d_0 the first map and d the truth, both in quarte
 is diffused. One call estimates x_0 from x_t, from the scores of the cost volume around the disparity that x_t itself
 suggests, d_0 + decode(alpha s^2 / (alpha^2 s^2 + sigma^2) x_t), and from what does not change during the sampling
 (`Prepared`). So a call is a function of x_t and t alone, as the core's solvers need, and from noise it begins at d_0.
+
+d_0 is the map that is given, where the best match of the cost volume lies within 4 px of it; else that match, as far
+as left and right agree on it; else a mean of the surroundings, because where nothing is known what is left to say
+should be smooth. The network is told the match and the given map everywhere.
 """
 
 from __future__ import annotations
@@ -22,7 +26,17 @@ from robotics.stereo.config import StereoConfig
 from robotics.stereo.networks.features import Features
 from robotics.stereo.networks.unet import UNet
 from robotics.stereo.networks.upsample import FACTOR, Upsample
-from robotics.stereo.networks.volume import LEVELS, RADIUS, Volume, best, correlation, pyramid, read
+from robotics.stereo.networks.volume import (
+    LEVELS,
+    RADIUS,
+    Volume,
+    best,
+    consistent,
+    correlation,
+    pyramid,
+    read,
+    spread_out,
+)
 from shared.networks import TimeEmbedding
 
 READ = LEVELS * (2 * RADIUS + 1)
@@ -36,7 +50,7 @@ class Prepared:
         told: features and first map for the U-Net, (N, C, h, w).
         score: of the cost volume, (N, D, h, w).
         fit: its plain correlation, (N, D, h, w).
-        start: first map in quarter pixels, (N, 1, h, w).
+        start: d_0 in quarter pixels, (N, 1, h, w).
         quarter: features of the left image, (N, C, h, w).
         half: those at half the size, (N, C, H / 2, W / 2).
         left: image, (N, 3, H, W) about 0.
@@ -76,7 +90,7 @@ class StereoNetwork(nn.Module):
         self.features = Features(config.half, config.quarter)
         self.volume = Volume(config.groups, config.volume)
         first = config.channels[0]
-        self.tell = nn.Conv2d(config.quarter + 4, first, 3, padding=1)
+        self.tell = nn.Conv2d(config.quarter + 5, first, 3, padding=1)
         self.time = TimeEmbedding(config.embedding)
         self.enter = nn.Conv2d(1 + 2 * READ, first, 3, padding=1)
         self.unet = UNet(config.channels, config.embedding)
@@ -106,9 +120,8 @@ class StereoNetwork(nn.Module):
         Args:
             left: (N, 3, H, W), in [0, 1]; H and W multiples of `config.multiple`.
             right: likewise.
-            first: a first map in pixels, (N, 1, H, W), holes filled; NaN everywhere in a pair takes the best of the
-                cost volume.
-            known: 1 where it was measured, 0 where it was filled, (N, 1, H, W).
+            first: a first map in pixels, (N, 1, H, W), holes filled; NaN everywhere in a pair is no map.
+            known: 1 where it was measured, 0 where it was filled, (N, 1, H, W); only those pixels count.
             disparities: of the cost volume, in quarter pixels.
         """
         left, right = 4 * left - 2, 4 * right - 2
@@ -117,12 +130,16 @@ class StereoNetwork(nn.Module):
         half, (quarter, other) = half[:count], quarter.split(count)
         score = self.volume(quarter, other, disparities)
         fit = correlation(quarter, other, disparities, 1)[:, 0]
-        found, sure = best(score)
-        enlarged = FACTOR * functional.interpolate(found.detach(), scale_factor=float(FACTOR), mode="nearest")
-        absent = first.isnan().all(dim=(1, 2, 3), keepdim=True)
-        first = torch.where(absent, enlarged, first)
-        start = reduced(first) / FACTOR
-        told = [quarter, start / 16, functional.avg_pool2d(known, FACTOR), self.encode(found - start), sure]
+        found, sure = (value.detach() for value in best(score))
+        sure = sure * consistent(score)
+        measured = reduced(torch.where(known > 0, first, float("nan"))) / FACTOR
+        given, measured = measured.isfinite(), measured.nan_to_num()
+        agreed = given & ((measured - found).abs() <= 1)
+        start = spread_out(torch.where(agreed, measured, found), torch.where(agreed, 1.0, sure))
+        enlarged = FACTOR * functional.interpolate(start, scale_factor=float(FACTOR), mode="nearest")
+        first = torch.where(first.isnan().all(dim=(1, 2, 3), keepdim=True), enlarged, first)
+        apart = [self.encode(found - start), sure, given * self.encode(measured - start)]
+        told = [quarter, start / 16, functional.avg_pool2d(known, FACTOR), *apart]
         return Prepared(self.tell(torch.cat(told, 1)), score, fit, start, quarter, half, left, right, first, known)
 
     def forward(self, sample: Tensor, timestep: Tensor | float, *, prepared: Prepared) -> Tensor:

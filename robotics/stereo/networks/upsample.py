@@ -63,6 +63,7 @@ class Upsample(nn.Module):
         coarse = self._convex(disparity, quarter)
         gap = (left - warped(right, coarse)).abs()
         seen = torch.cat([left, gap, coarse / 64, ((start - coarse) / REACH).clamp(-2, 2), known], 1)
+        seen = seen.contiguous(memory_format=torch.channels_last)  # half of the time on a CPU
         h = self.enter(seen) + functional.interpolate(self.finer(half), scale_factor=2.0, mode="nearest")
         for layer in self.layers:
             h = h + layer(functional.silu(h))

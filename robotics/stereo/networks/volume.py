@@ -52,7 +52,8 @@ class Volume(nn.Module):
 class _Factored(nn.Module):
     """A 3 x 3 convolution within each disparity, then one of 3 across them.
 
-    It has a third of the cost of a 3-D one, and on a CPU a tenth of its time.
+    It has a third of the cost of a 3-D one. With the channels last in memory both see the same numbers in the same
+    order, as images (N D, h, w) and (N, D, h w): nothing is copied between them.
     """
 
     def __init__(self, before: int, after: int) -> None:
@@ -64,7 +65,7 @@ class _Factored(nn.Module):
     def forward(self, volume: Tensor) -> Tensor:
         """Return (N, after, D, h, w) of (N, before, D, h, w)."""
         count, _, disparities, height, width = volume.shape
-        flat = volume.transpose(1, 2).flatten(0, 1)
+        flat = volume.contiguous(memory_format=torch.channels_last_3d).transpose(1, 2).flatten(0, 1)
         flat = functional.silu(self.within(flat))
         flat = flat.unflatten(0, (count, disparities)).transpose(1, 2).flatten(3)
         return functional.silu(self.norm(self.across(flat))).unflatten(3, (height, width))
@@ -94,6 +95,39 @@ def best(score: Tensor) -> tuple[Tensor, Tensor]:
     near = ((places - probability.argmax(1, keepdim=True)).abs() <= 2) * probability
     mass = near.sum(1, keepdim=True)
     return (near * places).sum(1, keepdim=True) / mass, mass
+
+
+@torch.no_grad()
+def consistent(score: Tensor) -> Tensor:
+    """Return where left and right prefer each other, up to one entry, (N, 1, h, w), 0 or 1: elsewhere is occlusion.
+
+    Args:
+        score: (N, D, h, w) of the left image; entry j of right pixel x is entry j of left pixel x + j.
+    """
+    width = score.shape[-1]
+    shifted = [functional.pad(score[:, j, :, j:], (0, j), value=UNSEEN) for j in range(score.shape[1])]
+    other = torch.stack(shifted, 1).argmax(1, keepdim=True)
+    own = score.argmax(1, keepdim=True)
+    partner = torch.arange(width, device=score.device) - own
+    apart = other.gather(3, partner.clamp(min=0)) - own
+    return ((partner >= 0) & (apart.abs() <= 1)).to(score.dtype)
+
+
+def spread_out(value: Tensor, weight: Tensor) -> Tensor:
+    """Return a map without holes, (N, 1, h, w): what has little weight takes means of ever larger surroundings.
+
+    Args:
+        value: (N, 1, h, w).
+        weight: likewise, in [0, 1]; 0 is a hole, and then the value counts for nothing.
+    """
+    height, width = value.shape[-2:]
+    if height == width == 1:
+        return torch.where(weight > 0, value, 0.0)
+    size = -(-height // 2), -(-width // 2)
+    mass = functional.interpolate(weight, size=size, mode="area")
+    mean = functional.interpolate(value * weight, size=size, mode="area") / mass.clamp(min=1e-6)
+    coarse = spread_out(mean, (4 * mass).clamp(max=1))
+    return weight * value + (1 - weight) * functional.interpolate(coarse, size=(height, width), mode="bilinear")
 
 
 def pyramid(score: Tensor) -> list[Tensor]:

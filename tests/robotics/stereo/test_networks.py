@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
 from robotics.stereo.config import StereoConfig
 from robotics.stereo.networks import StereoNetwork, reduced
 from robotics.stereo.networks.upsample import warped
-from robotics.stereo.networks.volume import UNSEEN, best, correlation, pyramid, read, seen
+from robotics.stereo.networks.volume import UNSEEN, best, consistent, correlation, pyramid, read, seen, spread_out
 from robotics.stereo.training import volume_loss
+from tests.robotics.stereo.volumes import say
 
 SMALL = StereoConfig(half=8, quarter=16, groups=4, volume=4, channels=(8, 16), embedding=8, correction=8)
 
@@ -38,6 +40,31 @@ def test_scores_out_of_view_are_never_the_best_and_the_best_lies_between_two_ent
     place, sure = best(sharp)
     assert float(place) == pytest.approx(3.5, abs=1e-4)
     assert float(sure) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_left_and_right_agree_where_nothing_is_hidden():
+    torch.manual_seed(1)
+    right, hidden = functional.normalize(torch.randn(2, 1, 32, 4, 60), dim=2)
+    columns = torch.arange(60)
+    near = (columns >= 30) & (columns < 40)  # d = 8 before a background of d = 2: columns 24 to 29 are hidden
+    behind = (columns >= 24) & (columns < 30)
+    partner = (columns - torch.where(near, 8, 2)).clamp(min=0)
+    left = torch.where(behind | (columns < 2), hidden, right[..., partner])
+    agree = consistent(torch.where(seen(12, 60, left.device), correlation(left, right, 12, 1)[:, 0], UNSEEN))[0, 0]
+    assert (agree[:, ~behind & (columns >= 2)] == 1).all()
+    assert agree[:, behind].mean() < 0.3
+
+
+def test_holes_take_the_mean_of_their_surroundings_and_what_is_known_stays():
+    value, weight = torch.rand(1, 1, 12, 20), torch.zeros(1, 1, 12, 20)
+    weight[..., 3, 4] = 1.0
+    torch.testing.assert_close(spread_out(value, weight), value[..., 3, 4].expand_as(value).reshape(value.shape))
+    ramp = torch.arange(20.0).expand(1, 1, 12, 20)
+    weight = torch.ones_like(ramp)
+    weight[..., 5:8, 6:9] = 0
+    found = spread_out(torch.where(weight > 0, ramp, 1e6), weight)
+    assert torch.equal(found[weight > 0], ramp[weight > 0])
+    torch.testing.assert_close(found, ramp, rtol=0, atol=2.0)
 
 
 def test_a_volume_linear_in_disparity_is_read_exactly_at_every_level():
@@ -78,8 +105,9 @@ def test_warping_takes_the_right_image_back_by_the_disparity():
     assert (found[..., :4] == 0).all()  # the border, repeated
 
 
-def test_an_untrained_network_estimates_what_noise_alone_suggests_and_starts_at_the_first_map():
+def test_an_untrained_network_estimates_what_noise_alone_suggests_and_starts_at_the_first_map(monkeypatch):
     network = StereoNetwork(SMALL).eval()
+    say(network, (1,), monkeypatch)
     left, right = torch.rand(2, 2, 3, 32, 48)
     first = torch.full((2, 1, 32, 48), 6.0)
     with torch.no_grad():
@@ -96,15 +124,22 @@ def test_an_untrained_network_estimates_what_noise_alone_suggests_and_starts_at_
     torch.testing.assert_close(both[:1], one, rtol=1e-4, atol=1e-5)
 
 
-def test_a_pair_without_a_first_map_starts_at_the_best_of_its_volume():
+def test_the_start_is_the_match_unless_the_first_map_is_near_it(monkeypatch):
     network = StereoNetwork(SMALL).eval()
+    say(network, (3,), monkeypatch)
     left, right = torch.rand(2, 1, 3, 32, 48)
-    first = torch.full((1, 1, 32, 48), torch.nan)
+    first = torch.full((1, 1, 32, 48), 14.0)  # 2 px from the match at 12
+    first[..., 24:] = 30.0
+    known = torch.ones_like(first)
+    known[..., :16, :] = 0
     with torch.no_grad():
-        prepared = network.prepare(left, right, first, torch.zeros_like(first), 8)
-        found, _ = best(prepared.score)
-    torch.testing.assert_close(prepared.start, found)
-    assert prepared.first.isfinite().all()
+        start = network.prepare(left, right, first, known, 8).start
+        without = network.prepare(left, right, torch.full_like(first, torch.nan), torch.zeros_like(first), 8)
+    torch.testing.assert_close(without.start, torch.full_like(start, 3.0))
+    torch.testing.assert_close(without.first, torch.full_like(first, 12.0))
+    expected = torch.full_like(start, 3.0)
+    expected[..., 4:, :6] = 3.5
+    torch.testing.assert_close(start[..., 3:], expected[..., 3:])  # left of it the partner is out of view
 
 
 def test_volume_loss_is_the_cross_entropy_at_the_true_disparity_of_seen_pixels():
