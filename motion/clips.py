@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,8 +48,7 @@ class Motion:
                 raise InputError(
                     f"motion {name}", found="NaN or infinity", expected="finite numbers", fix="Leave out those frames."
                 )
-        if not self.fps > 0:
-            raise InputError("motion fps", found=f"{self.fps:g}", expected="a positive number", fix="Correct it.")
+        _require_rate(self.fps)
 
     @property
     def frames(self) -> int:
@@ -67,6 +67,15 @@ class Motion:
     def positions(self) -> Tensor:
         """Return where the joints are, (F, J, 3) m."""
         return self.pose()[0]
+
+    @property
+    def moving(self) -> Tensor:
+        """Return which joints ever leave the skeleton's offset, by more than a micrometre, (J,); the root never."""
+        if self.offsets is None:
+            return torch.zeros(len(self.skeleton), dtype=torch.bool)
+        away = (self.offsets - self.skeleton.offsets.to(self.offsets)).abs().amax((0, 2)) > 1e-6
+        away[0] = False
+        return away
 
     def to(self, kind: torch.dtype | torch.device | str) -> Motion:
         """Return the motion in another precision or on another device; its skeleton stays."""
@@ -91,7 +100,11 @@ class Motion:
         """Return the motion at another frame rate: rotations by slerp, positions linearly, up to the last frame.
 
         A frame at the time of an old one is that one, so whole divisors of the rate only leave frames out.
+
+        Raises:
+            InputError: the rate is not positive.
         """
+        _require_rate(fps)
         count = int((self.frames - 1) * fps / self.fps + 1e-6) + 1
         time = torch.arange(count, dtype=torch.float64) * (self.fps / fps)
         low = time.round().where((time - time.round()).abs() < 1e-6, time.floor()).long()
@@ -140,3 +153,8 @@ def heading(positions: Tensor, skeleton: Skeleton) -> Tensor:
     left, right = skeleton.joints("left_hip", "right_hip")
     across = positions[..., right, :] - positions[..., left, :]
     return about_axis(2, torch.atan2(across[..., 1], across[..., 0]))
+
+
+def _require_rate(fps: float) -> None:
+    if not 0 < fps < math.inf:
+        raise InputError("frames a second", found=f"{fps:g}", expected="a positive number", fix="Correct it.")

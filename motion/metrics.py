@@ -8,6 +8,7 @@
 | jerk_mean | mean jerk over joints and frames, m/s^3, at 30 fps |
 | jerk_p95, jerk_peak | 95 % quantile and maximum over frames of the largest joint's jerk |
 
+Clips slower than these rates are interpolated linearly, which raises their jerk: compare clips of one frame rate.
 Heights count from the floor, of which `floor_of` makes a guess: toes hang differently in every skeleton.
 """
 
@@ -36,11 +37,9 @@ def evaluate(motion: Motion, floor: float | None = None) -> dict[str, float]:
     skeleton = motion.skeleton
     if (motion.frames - 1) * 20 / motion.fps + 1 < SHORTEST:
         raise InputError(
-            "motion",
-            found=f"{motion.seconds:.2f} s",
-            expected=f"at least {SHORTEST / 20:g} s",
+            "motion", found=f"{motion.seconds:.2f} s", expected=f"at least {SHORTEST / 20:g} s",
             fix="Give a longer clip.",
-        )
+        )  # fmt: skip
     floor = floor_of(motion) if floor is None else floor
     level = torch.tensor([0.0, 0.0, floor]).to(motion.root)
     at = {fps: motion.resampled(fps).positions() - level for fps in (20.0, 30.0, 40.0)}

@@ -30,6 +30,7 @@ SIDED_NAMES: dict[str, tuple[str, ...]] = {
     "toe": ("toebase", "toes", "toe", "ball", "foot"),
 }
 HEAD_NAMES = ("head", "face", "neck")
+ROLES = ("hips", "chest", "head", *(f"{side}_{role}" for side in SIDES for role in SIDED_NAMES))
 
 _WORD = re.compile("left|right", re.IGNORECASE)
 _LETTER = re.compile(r"(?:(?<=^)|(?<=[_\-. :]))[lrLR](?=$|[_\-. A-Z])")

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from motion.roles import SIDES, between, side_of
+from motion.roles import ROLES, SIDES, between, side_of
 from shared.errors import InputError
 
 ROOT_CHANNELS = ("Xposition", "Yposition", "Zposition", "Zrotation", "Xrotation", "Yrotation")
@@ -45,12 +45,12 @@ class Skeleton:
     Attributes:
         names: J different names.
         parents: J indices, -1 for the root.
-        offsets: (J, 3) m from the parent, in the parent's axes; the root's is 0.
+        offsets: (J, 3) float64 m from the parent, in the parent's axes; the root's is 0.
         end_joints: joints that have an end site, where the last bone of a limb ends.
-        end_offsets: (E, 3) m from them.
+        end_offsets: (E, 3) float64 m from them.
         roles: the joint of each role (`motion.roles`).
-        rest: (J, 3, 3), local rotations in which the body stands upright with its arms in an A, T or I; None where no
-            such pose is known. The zero pose (all rotations identity) is often no pose of a body at all.
+        rest: (J, 3, 3) float64, local rotations in which the body stands upright with its arms in an A, T or I; None
+            where no such pose is known. The zero pose (all rotations identity) is often no pose of a body at all.
         conventions: how to write it down again.
     """
 
@@ -112,9 +112,13 @@ class Skeleton:
         """Return the skeleton with some roles given to joints by name.
 
         Raises:
-            InputError: there is no such joint.
+            InputError: there is no such role or joint.
         """
         for role, name in given.items():
+            if role not in ROLES:
+                raise InputError(
+                    f"role {role}", found=repr(name), expected=f"a role: {', '.join(ROLES)}", fix="Correct the role."
+                )
             if name not in self.names:
                 raise InputError(
                     f"role {role}", found=f"{name!r}", expected=f"a joint: {', '.join(self.names)}",

@@ -116,9 +116,8 @@ def rest_of_clip(motion: Motion) -> Tensor | None:
     axes = heading(positions, skeleton)
     body = axes[frame].T @ turned[frame]
     standing_frames = (height > UPRIGHT).nonzero()[:, 0]
-    for (
-        foot
-    ) in skeleton.feet:  # flat where its ankle and toe are lowest, which need not be where the body is most upright
+    for foot in skeleton.feet:
+        # Flat where its ankle and toe are lowest, which need not be where the body is most upright.
         flat = standing_frames[positions[standing_frames][:, list(foot), 2].sum(-1).argmin()]
         body[foot[0]] = axes[flat].T @ turned[flat, foot[0]]
     if skeleton.sided:

@@ -91,6 +91,10 @@ def read_asf(path: str | os.PathLike[str]) -> Acclaim:
                     _describe(bone, words)
     except (ValueError, IndexError) as error:
         raise InputError(path, found=str(error), expected="numbers as in ASF", fix="Repair the file.") from error
+    if not found.bones["root"].dof:
+        raise InputError(
+            path, found="no order of the root", expected=":root with order TX TY TZ RX RY RZ", fix="Give an ASF file."
+        )
     unknown = [name for name in found.parents if name not in found.bones]
     if len(found.bones) < 2 or set(found.parents) != set(found.bones) - {"root"}:
         raise InputError(
@@ -126,8 +130,9 @@ def read_amc(
     if fps is None:
         note = f"{path.name}: the frame rate is not in the file: {CMU_RATE:g} a second is taken (fps=)"
         warnings.warn(note, stacklevel=2)
+    raw = _clip(skeleton, frames, CMU_RATE if fps is None else fps)
     return to_motion(
-        _clip(skeleton, frames, fps or CMU_RATE), path, units=units, metres=INCH / skeleton.length, up=up, roles=roles,
+        raw, path, units=units, metres=INCH / skeleton.length, up=up, roles=roles,
         rest_frame=rest_frame,
     )  # fmt: skip
 

@@ -129,7 +129,7 @@ def _parse(path: Path, text: str) -> RawClip:
         count, fps = int(header["frames"]), snapped_rate(header["frame time"].strip())
         numbers = " ".join(line for line in lines if line and ":" not in line)
         values = torch.from_numpy(np.array(numbers.split(), dtype=np.float64))
-    except (ValueError, IndexError, ZeroDivisionError) as error:
+    except (ValueError, IndexError) as error:
         found = str(error)
         raise InputError(path, found=found, expected="numbers and joints as in BVH", fix="Repair it.") from error
     width = sum(len(names) for names in tree.channels)
@@ -151,6 +151,8 @@ def _hierarchy(text: str) -> Hierarchy:
             case "ROOT" | "JOINT":
                 if tree.names and not above:
                     raise ValueError(f"a second root {rest.strip()}")
+                if rest.strip() in tree.names:
+                    raise ValueError(f"two joints named {rest.strip()}")
                 tree.names.append(rest.strip())
                 tree.parents.append(above[-1] if above else -1)
                 tree.channels.append(())
@@ -211,15 +213,11 @@ def _clip(tree: Hierarchy, values: Tensor, fps: float) -> RawClip:
 def _written_channels(motion: Motion) -> list[tuple[str, ...]]:
     skeleton = motion.skeleton
     given = skeleton.conventions.channels or (ROOT_CHANNELS, *[ROOT_CHANNELS[3:]] * (len(skeleton) - 1))
-    moves = [False] * len(skeleton)
-    if motion.offsets is not None:
-        moves = ((motion.offsets - skeleton.offsets).abs() > 0).any(-1).any(0).tolist()
-    moves[0] = True
     written = []
-    for names, moving in zip(given, moves, strict=True):
+    for joint, (names, moving) in enumerate(zip(given, motion.moving.tolist(), strict=True)):
         places = tuple(name for name in names if name.endswith("position"))
         turns = tuple(name for name in names if name.endswith("rotation"))
-        if moving and len(set(places)) != 3:
+        if (moving or joint == 0) and len(set(places)) != 3:
             places, names = ROOT_CHANNELS[:3], ()
         if len(set(turns)) != 3 or len(turns) != 3:
             turns, names = ROOT_CHANNELS[3:], ()

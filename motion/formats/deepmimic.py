@@ -58,7 +58,7 @@ def read_deepmimic(
 
     Args:
         path: of the file.
-        fps: frames a second of the result; None for that of most frames. Frames of unequal length are resampled.
+        fps: frames a second, instead of the file's; None for those of most frames, to which others are resampled.
         roles: joints by role, instead of those by name.
         cycles: how often a clip with `Loop: wrap` is run through, each time from where the last one ended.
 
@@ -83,12 +83,14 @@ def read_deepmimic(
     if cycles > 1 and not wraps:
         raise InputError(path, found="a clip that does not repeat", expected="Loop: wrap", fix="Read it once.")
     held = frames[:-1, 0]
+    if not (held > 0).all():
+        raise InputError(path, found="frames of no length", expected="seconds > 0", fix="Leave out those frames.")
     rate = 1 / float(np.median(held)) if len(held) else 30.0
     rate = float(round(rate)) if abs(rate - round(rate)) < 0.01 * rate else rate
     motion = to_motion(_clip(frames, rate), path, units="m", up="y", roles=roles, rest_frame=False)
     motion = _at_even_times(motion, np.concatenate([[0.0], np.cumsum(held)]), rate)
     motion = _repeated(motion, cycles) if cycles > 1 else motion
-    return motion if fps is None else motion.resampled(fps)
+    return motion if fps is None else replace(motion, fps=fps)
 
 
 def _clip(frames: np.ndarray, fps: float) -> RawClip:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from pathlib import Path
@@ -36,8 +37,13 @@ def snapped_rate(frame_time: str) -> float:
     """Return the frames a second of a printed frame time: a whole number if that number is printed so.
 
     .0083333 is 120 a second and 0.041667 is 24, not 120.00048 and 23.99981; 0.0333667 stays 29.97.
+
+    Raises:
+        ValueError: it is no positive number.
     """
     seconds = float(frame_time)
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"the frame time {frame_time}")
     mantissa, _, exponent = frame_time.lower().partition("e")
     decimals = len(mantissa.partition(".")[2]) - int(exponent or 0)
     whole = max(round(1 / seconds), 1)

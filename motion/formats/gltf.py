@@ -7,6 +7,7 @@ every viewer shows the motion. Before the animation runs, nodes stand in the res
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from motion.clips import Motion
 from motion.kinematics import forward_kinematics
 from motion.roles import side_of
-from motion.rotations import quaternions
+from motion.rotations import least_turn, quaternions
 from motion.skeleton import Conventions, Skeleton
 from motion.stance import soles
 from shared.errors import MissingExtra
@@ -128,9 +129,8 @@ def _animation(buffer: _Buffer, motion: Motion, axes: Tensor) -> dict[str, Any]:
         track(joint, "rotation", turned[:, joint])
     track(0, "translation", motion.root @ axes)
     if motion.offsets is not None:
-        for joint in range(1, len(skeleton)):
-            if bool((motion.offsets[:, joint] != skeleton.offsets[joint]).any()):
-                track(joint, "translation", motion.offsets[:, joint] @ axes)
+        for joint in motion.moving.nonzero()[:, 0].tolist():
+            track(joint, "translation", motion.offsets[:, joint] @ axes)
     return {"name": "motion", "samplers": samplers, "channels": channels}
 
 
@@ -152,23 +152,33 @@ def _bones(skeleton: Skeleton, joint: int) -> Tensor:
 
 
 def _capsules(buffer: _Buffer, bones: list[Tensor], side: str) -> dict[str, Any]:
-    try:
-        from trimesh import util
-        from trimesh.creation import capsule
-        from trimesh.geometry import align_vectors
-    except ImportError as error:
-        raise MissingExtra("trimesh", extra="motion", purpose="to draw bones") from error
-    parts = []
+    normals, upper, triangles = _unit_capsule()
+    points, directions, faces = [], [], []
     for bone in bones:
         length = float(bone.norm())
         radius = min(max(THICKNESS * length, RADII[0]), RADII[1])
-        part = capsule(height=length, radius=radius, count=[SECTIONS, SECTIONS])  # along z
-        part.apply_translation([0, 0, length / 2 - part.bounds[:, 2].mean()])  # its middle has moved between releases
-        parts.append(part.apply_transform(align_vectors([0, 0, 1], bone.numpy())))
-    mesh = util.concatenate(parts)
+        turn = least_turn(torch.tensor([0.0, 0.0, 1.0], dtype=bone.dtype), bone).numpy()
+        along = normals @ turn.T
+        faces.append(triangles + sum(map(len, points)))
+        points.append(radius * along + upper[:, None] * bone.numpy())
+        directions.append(along)
     attributes = {
-        "POSITION": buffer.add(mesh.vertices.astype(np.float32), 34962),
-        "NORMAL": buffer.add(mesh.vertex_normals.astype(np.float32), 34962),
+        "POSITION": buffer.add(np.concatenate(points).astype(np.float32), 34962),
+        "NORMAL": buffer.add(np.concatenate(directions).astype(np.float32), 34962),
     }
-    indices = buffer.add(mesh.faces.reshape(-1).astype(np.uint32), 34963)
+    indices = buffer.add(np.concatenate(faces).reshape(-1).astype(np.uint32), 34963)
     return {"attributes": attributes, "indices": indices, "material": list(COLOURS).index(side)}
+
+
+@cache
+def _unit_capsule() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a capsule along z: normals (N, 3), whether points are on the upper cap (N,), and triangles (T, 3)."""
+    try:
+        from trimesh.creation import capsule
+    except ImportError as error:
+        raise MissingExtra("trimesh", extra="motion", purpose="to draw bones") from error
+    mesh = capsule(height=1.0, radius=1.0, count=[SECTIONS, SECTIONS])
+    points = np.array(mesh.vertices)
+    points[:, 2] -= mesh.bounds[:, 2].mean()  # its middle has moved between releases
+    upper = points[:, 2] > 0
+    return points - np.where(upper, 0.5, -0.5)[:, None] * [0, 0, 1], upper, np.array(mesh.faces)

@@ -75,13 +75,15 @@ def to_motion(
         rest_frame: whether frame 0 is a rest pose and no motion; None to look.
 
     Raises:
-        InputError: an unknown unit or axis, or a role's joint is not there.
+        InputError: an unknown unit or axis, numbers that are none, or a role's joint is not there.
     """
     if units not in (*UNITS, "auto") or up not in ("y", "z", "auto"):
         raise InputError(
             path, found=f"units {units!r}, up {up!r}", expected=f"units {', '.join(UNITS)} or auto; up y, z or auto",
             fix="Correct --units or --up.",
         )  # fmt: skip
+    if not all(torch.isfinite(values).all() for values in (raw.offsets, raw.positions, raw.rotations)):
+        raise InputError(path, found="NaN or infinity", expected="finite numbers", fix="Leave out those frames.")
     still = raw.offsets.clone()
     still[0] = 0
     skeleton = Skeleton(

@@ -338,10 +338,12 @@ def test_kinematics_are_those_of_pymotion(flavour, data_file, tmp_path):
         (lambda text: text.replace("Frames: 3", "Frames: 4"), "cut off"),
         (lambda text: text.replace("OFFSET 0 0.6 0", "OFFSET 0 0.6"), "offset"),
         (lambda text: text.replace("CHANNELS 3 X", "CHANNELS 4 X"), "channels"),
-        (lambda text: text.replace("Frame Time: 0.041667", "Frame Time: 0"), "numbers and joints"),
+        (lambda text: text.replace("Frame Time: 0.041667", "Frame Time: 0"), "the frame time 0"),
+        (lambda text: text.replace("Frame Time: 0.041667", "Frame Time: -0.04"), "the frame time -0.04"),
+        (lambda text: text[:-9] + "nan", "NaN"),
         (lambda text: text.replace("}\nMOTION", "MOTION"), "braces"),
         (lambda text: text[:-9] + "abc", "abc"),
-        (lambda text: text.replace("shin.R", "shin.L"), "different"),
+        (lambda text: text.replace("shin.R", "shin.L"), "two joints named shin.L"),
     ],
 )
 def test_faults_are_told(change, word, tmp_path):

@@ -52,6 +52,12 @@ def test_down_to_30_and_up_to_120_again_stays_within_what_the_curvature_allows()
     assert float((motion.root - back.root).abs().max()) < (1 / 30) ** 2 / 8 * 0.02 * (4 * np.pi) ** 2 * 1.01
 
 
+@pytest.mark.parametrize("fps", [0.0, -30.0, float("inf"), float("nan")])
+def test_a_rate_that_is_none_is_told(fps):
+    with pytest.raises(InputError, match="frames a second"):
+        walk(3).resampled(fps)
+
+
 def test_moving_offsets_are_resampled_too():
     motion = walk(3, 10.0)
     offsets = motion.skeleton.offsets + torch.arange(3.0)[:, None, None]

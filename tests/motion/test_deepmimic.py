@@ -52,6 +52,10 @@ def test_places_are_those_of_quaternions_with_w_first_and_angles_about_z(tmp_pat
         ankle = knee_place + (hip * Rotation.from_rotvec([0, 0, row[20]])).apply([0, -0.40987, 0])
         found = motion.positions()[frame, names.index("right_ankle")].numpy()
         assert np.allclose(found, ankle[[0, 2, 1]] * [1, -1, 1], atol=1e-9)
+    # Fifteen links: no toes, so the ankles touch the floor, and hands are wrists.
+    assert [[names[joint] for joint in foot] for foot in motion.skeleton.feet] == [["left_ankle"], ["right_ankle"]]
+    assert [names[joint] for joint in motion.skeleton.toes] == ["left_ankle", "right_ankle"]
+    assert [names[joint] for joint in motion.skeleton.hands] == ["left_wrist", "right_wrist"]
 
 
 @pytest.mark.data
@@ -114,9 +118,21 @@ def test_a_wrapped_walk_goes_on_from_where_it_ends_and_others_do_not_repeat(data
         read_deepmimic(data_file(f"{FOLDER}/humanoid3d_kick.json.gz"), cycles=2)
 
 
-def test_another_rate_is_resampled_to(tmp_path):
+def test_a_rate_that_the_file_should_have_said_changes_the_speed_and_no_frame(tmp_path):
     path, _ = clip(tmp_path, frames=7)
-    assert read_deepmimic(path, fps=15.0).frames == 4
+    slow = read_deepmimic(path, fps=15.0)
+    assert (slow.fps, slow.frames) == (15.0, 7)
+    assert torch.equal(slow.root, read_deepmimic(path).root)
+
+
+def test_frames_of_no_length_and_numbers_that_are_none_are_told(tmp_path):
+    path, rows = clip(tmp_path)
+    for place, value, word in (((1, 0), 0.0, "no length"), ((1, 5), float("nan"), "NaN")):
+        wrong = rows.copy()
+        wrong[place] = value
+        path.write_text(json.dumps({"Frames": wrong.tolist()}))
+        with pytest.raises(InputError, match=word):
+            read_deepmimic(path)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,12 @@ def test_before_it_runs_the_body_stands_on_the_floor_and_capsules_lie_along_its_
     assert across.max() == pytest.approx(radius, rel=0.05)
     assert along.min() == pytest.approx(-radius, rel=0.05)
     assert along.max() == pytest.approx(0.41 + radius, rel=0.05)
+    file = played(tmp_path / "walk.glb")[0]
+    attributes = file.meshes[file.nodes[knee].mesh].primitives[0].attributes
+    surface, normals = accessor(file, attributes.POSITION), accessor(file, attributes.NORMAL)
+    assert np.allclose(np.linalg.norm(normals, axis=1), 1.0, atol=1e-6)
+    axis = np.clip(surface @ [0, -1.0, 0], 0, 0.41)[:, None] * [0, -1.0, 0]  # the nearest point of the bone
+    assert np.allclose(surface - axis, radius * normals, atol=1e-6)
 
 
 def test_an_existing_file_is_not_replaced(tmp_path):

@@ -79,6 +79,8 @@ def test_roles_can_be_given_and_wrong_ones_are_told():
     assert given.names[given.roles["left_toe"]] == "LeftFoot"
     with pytest.raises(InputError, match="Tail"):
         body().with_roles({"left_toe": "Tail"})
+    with pytest.raises(InputError, match="left_tow"):
+        body().with_roles({"left_tow": "LeftFoot"})
 
 
 def test_lines_in_the_tree():
