@@ -1,4 +1,4 @@
-"""Stereo depth: generate pairs with exact truth, check pairs, evaluate disparities: `fewstep stereo`."""
+"""Stereo depth: pair to disparity, confidence and metres; training, scenes with exact truth, checks: `fewstep stereo`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from typing import Annotated
 
 import typer
 
-from shared.errors import InputError
+from robotics.stereo import cli_models
+from robotics.stereo.options import Baseline, Calib, CalibRight, LeftImage, MaxDisparity, RightImage, size_of
 from shared.options import Json, Quiet, Seed
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-Calib = Annotated[
-    Path | None, typer.Option(help="Calibration: Middlebury or KITTI .txt, ROS .yaml (left), RealSense .json.")
-]
-CalibRight = Annotated[
-    Path | None, typer.Option(help="ROS .yaml of the right camera; default: 'left' becomes 'right' in --calib.")
-]
-Baseline = Annotated[float | None, typer.Option(help="m; instead of the calibration's.")]
+app.command()(cli_models.train)
+app.command()(cli_models.calibrate)
 
 
 @app.command()
@@ -39,7 +35,7 @@ def generate(
     from shared.config import load_config
 
     settings = load_config(config, ScenesConfig)
-    done = generate(output, settings, scenes, _size(size), seed, jobs=jobs)
+    done = generate(output, settings, scenes, size_of(size), seed, jobs=jobs)
     if quiet:
         for _ in done:
             pass
@@ -57,12 +53,12 @@ def generate(
 
 @app.command()
 def doctor(
-    left: Annotated[Path, typer.Argument(metavar="LEFT", help="Left image.")],
-    right: Annotated[Path, typer.Argument(metavar="RIGHT", help="Right image.")],
+    left: LeftImage,
+    right: RightImage,
     calib: Calib = None,
     calib_right: CalibRight = None,
     baseline: Baseline = None,
-    max_disparity: Annotated[float | None, typer.Option(min=1, help="px; default: 30 % of the width.")] = None,
+    max_disparity: MaxDisparity = None,
     json: Json = None,
 ) -> None:
     """Say whether two images are a rectified pair, left first: rows, sides, exposure, texture, calibration."""
@@ -123,10 +119,3 @@ def evaluate(
         typer.echo(f"{name:24}{value:.4g}")
     if json is not None:
         write_numbers(json, numbers)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if width.isdecimal() and height.isdecimal() and int(width) >= 32 and int(height) >= 32:
-        return int(width), int(height)
-    raise InputError("--size", found=repr(text), expected="WxH of at least 32 pixels each", fix="Such as 320x240.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -12,21 +12,35 @@ from robotics.stereo.pair import StereoSample
 
 Batch = tuple[np.ndarray, ...]
 HOLES = 6  # most rectangles taken out of a raw map
+KNOWN_BY = 16  # scenes that identify a collection
+
+
+class Scenes(Protocol):
+    """A list of samples, or data sets on disk (`robotics.stereo.scenes.shards.SceneFolders`)."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        ...
+
+    def __getitem__(self, index: int, /) -> StereoSample:
+        """Return a sample."""
+        ...
 
 
 class Crops:
-    """Scenes in memory.
+    """Windows of scenes; a scene is read when a window of it is cut.
 
     Args:
-        samples: the scenes, all of one size.
+        samples: the scenes, none smaller than the windows.
     """
 
-    def __init__(self, samples: Sequence[StereoSample]) -> None:
+    def __init__(self, samples: Scenes) -> None:
         self.samples = samples
         self.count = len(samples)
-        first = samples[0]
-        digest = hashlib.sha256(first.disparity_left.tobytes())
-        self.fingerprint = f"{self.count} {first.pair.left.shape} {digest.hexdigest()}"
+        digest = hashlib.sha256(str(self.count).encode())
+        for index in np.unique(np.linspace(0, self.count - 1, KNOWN_BY).astype(int)):
+            digest.update(samples[int(index)].disparity_left.tobytes())
+        self.fingerprint = digest.hexdigest()
 
     def draw(self, count: int, size: tuple[int, int], raw: float, source: np.random.Generator) -> Batch:
         """Return left, right (N, 3, H, W) in [0, 1], truth, first map, known and seen (N, 1, H, W), float32.

@@ -88,16 +88,17 @@ def estimate(
         pair: rectified images.
         settings: how.
         raw: a sensor's map of the left image, (height, width) in px, NaN in holes; for `first="raw"`, and for guidance.
-        confidence: fitted numbers; None leaves confidence and interval out.
+        confidence: fitted numbers; None for the model's own, and without those confidence and interval are left out.
         generator: source of all noise.
 
     Raises:
         InputError: a raw map that is asked for and absent, of another size, or a threshold without a confidence.
     """
     chosen = settings or EstimateSettings()
-    if chosen.first == "raw" and raw is None:
-        raise InputError("raw", found="none", expected="a sensor's map", fix="Give one, or begin from sgbm or none.")
-    if chosen.threshold and confidence is None:
+    if raw is None and (chosen.first == "raw" or chosen.guidance.raw):
+        raise InputError("raw", found="none", expected="a sensor's map", fix="Give one, or begin and guide without it.")
+    judge = confidence or model.confidence
+    if chosen.threshold and judge is None:
         raise InputError(
             "threshold", found=f"{chosen.threshold:g}, and a model without a fitted confidence", expected="0",
             fix="Fit one with `fewstep stereo calibrate`, or leave the threshold out.",
@@ -126,7 +127,7 @@ def estimate(
     apart = disagreement(dense, from_right)
     known = np.zeros(dense.shape, bool) if first is None else np.isfinite(first)
     signs = trouble(spread, apart, known)
-    sure = None if confidence is None else confidence.probability(signs)
+    sure = None if judge is None else judge.probability(signs)
     return StereoResult(
         disparity=dense if sure is None else np.where(sure < chosen.threshold, np.float32(np.nan), dense),
         dense=dense,
@@ -135,7 +136,7 @@ def estimate(
         known=known,
         right=from_right,
         confidence=sure,
-        interval=None if confidence is None else confidence.interval(signs),
+        interval=None if judge is None else judge.interval(signs),
     )
 
 

@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -208,8 +208,14 @@ class StereoTrainer:
                 save_checkpoint(self.folder / CHECKPOINT, self.network, self.average, self.optimiser, self.facts)
                 saved = time.monotonic()
 
-    def export(self, path: Path, *, half: bool = False) -> dict[str, Any]:
-        """Write the averaged weights as a model file and return the facts in its header."""
+    def export(self, path: Path, *, half: bool = False, data: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """Write the averaged weights as a model file and return the facts in its header.
+
+        Args:
+            path: ending in .safetensors.
+            half: store in float16.
+            data: what the scenes are, `SceneFolders.facts`.
+        """
         settings = self.settings
         facts = {
             "name": settings.name,
@@ -222,6 +228,7 @@ class StereoTrainer:
             "seed": settings.seed,
             "seconds": round(self.facts["seconds"]),
             "scenes": self.crops.count,
+            "data": [dict(part) for part in data],
             "parameters": sum(value.numel() for value in self.network.parameters()),
             "losses": self.facts["losses"],
         }
