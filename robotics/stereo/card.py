@@ -53,10 +53,10 @@ def write_card(model: Path, *, overwrite: bool = False) -> Path:
 
 
 def _scenes(data: Sequence[Mapping[str, Any]], count: int) -> str:
-    parts = [
-        f"`{part['folder']}` ({part['scenes']} pairs of {part['size'][0]}x{part['size'][1]} pixels, seed {part['seed']})"
-        for part in data
-    ]
+    parts = []
+    for part in data:
+        width, height = part["size"]
+        parts.append(f"`{part['folder']}` ({part['scenes']} pairs of {width}x{height} pixels, seed {part['seed']})")
     return f"{count} pairs" + (f": {', '.join(parts)}" if parts else "")
 
 
@@ -75,7 +75,7 @@ def _confidence(fitted: FittedConfidence | None) -> list[str]:
     settings = ", ".join(f"{name} {value}" for name, value in fitted.settings.items())
     return [
         "",
-        f"Fitted to the first half of {_scenes(fitted.data['folders'], fitted.data['scenes'])}, calibrated on the "
-        f"second, for {settings}; measured on both together.",
+        f"Of {_scenes(fitted.data['folders'], fitted.data['scenes'])} fitted to every second one and calibrated on "
+        f"the others, for {settings}; measured on the former.",
         *_table(fitted.measured),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -74,3 +75,17 @@ def guidance_of(words: list[str] | None) -> GuidanceWeights:
             "--guidance", found=f"{'.'.join(map(str, first['loc']))}={first.get('input')}", expected=first["msg"],
             fix=f"Names are {', '.join(GuidanceWeights.model_fields)}.",
         ) from error  # fmt: skip
+
+
+def command_line(context: typer.Context) -> str:
+    """Return the command of a context as one types it, defaults left out."""
+    words = ["fewstep", "stereo", str(context.info_name)]
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif isinstance(value, list):
+            words += [word for item in value for word in (parameter.opts[0], str(item))]
+        elif value is not None and value is not False and value != parameter.default:
+            words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+    return shlex.join(words)

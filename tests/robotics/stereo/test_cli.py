@@ -125,7 +125,7 @@ def test_calibrate_puts_a_confidence_into_the_file_that_estimate_then_uses(tmp_p
     assert after.fitted.data["scenes"] == 4
     assert after.fitted.settings["samples"] == 2
     assert after.fitted.measured == pytest.approx(measured)
-    assert "calibrated on the second, for calls 1, samples 2" in judged.with_suffix(".md").read_text()
+    assert "calibrated on the others, for calls 1, samples 2" in judged.with_suffix(".md").read_text()
 
     settings = EstimateSettings(calls=1, samples=2, max_disparity=32)
     one = sample(99).pair
