@@ -84,7 +84,7 @@ def command_line(context: typer.Context) -> str:
         value = context.params.get(str(parameter.name))
         if parameter.param_type_name == "argument":
             words.append(str(value))
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             words += [word for item in value for word in (parameter.opts[0], str(item))]
         elif value is not None and value is not False and value != parameter.default:
             words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]

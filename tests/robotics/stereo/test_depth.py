@@ -93,6 +93,7 @@ def test_every_file_holds_the_estimate_and_its_metres(files):
     assert result["command"].startswith(f"fewstep stereo depth {files / 'left.png'} {files / 'right.png'}")
     assert "--seed 3" in result["command"]
     assert "--first" not in result["command"]
+    assert "--guidance" not in result["command"]
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64") == 4
     assert sha256(files / "model.safetensors") in page
