@@ -16,6 +16,7 @@ from robotics.stereo.options import (
     Samples,
     Scenes,
     guidance_of,
+    size_of,
 )
 from shared.errors import InputError
 from shared.options import Device, Json, Overwrite, Quiet, Seed
@@ -110,6 +111,44 @@ def calibrate(
     typer.echo(str(write_card(output, overwrite=overwrite)))
     if json is not None:
         write_numbers(json, fitted.measured)
+
+
+def export(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Graph to write: an .onnx path.")],
+    size: Annotated[str, typer.Option(metavar="WxH", help="Of the images, px.")],
+    max_disparity: MaxDisparity = None,
+    calls: Calls = 4,
+    samples: Annotated[int, typer.Option(min=1, help="Drawn of each pair.")] = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a model and its whole sampling as one ONNX graph, and compare it with torch in onnxruntime.
+
+    Inputs are left, right, first, known and noise (robotics/stereo/onnx_export.py), of this size alone.
+    """
+    from robotics.stereo.estimation import FAR
+    from robotics.stereo.files import read_stereo
+    from robotics.stereo.onnx_export import PARITY_PX, SamplingGraph, export_onnx, onnx_difference
+    from shared.files import atomic_path, refuse_existing
+
+    if output.suffix != ".onnx":
+        raise InputError(output, found=f"the suffix {output.suffix!r}", expected=".onnx", fix="Rename it.")
+    refuse_existing(output, overwrite=overwrite)
+    width, height = size_of(size)
+    file = read_stereo(model)
+    far = max_disparity or FAR * width
+    graph = SamplingGraph(file.model(), (width, height), far, calls)
+    facts = {"model": model, "sha256": file.sha256, "max_disparity": f"{far:g}", "calls": f"{calls}"}
+    with atomic_path(output, overwrite=overwrite) as scratch:
+        export_onnx(graph, scratch, samples=samples, facts=facts)
+        difference = onnx_difference(graph, scratch, samples=samples)
+        if not difference <= PARITY_PX:
+            raise InputError(
+                output, found=f"a difference of {difference:.3g} px from torch", expected=f"at most {PARITY_PX:g} px",
+                fix="Nothing was written. Try another version of onnxruntime.",
+            )  # fmt: skip
+    typer.echo(f"{'max_difference_px':20}{difference:.3g}")
+    typer.echo(str(output))
 
 
 def _require_new_model(output: Path, *, overwrite: bool) -> None:

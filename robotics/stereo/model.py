@@ -125,9 +125,8 @@ class StereoModel:
         start, known = first_map(first, (height, width))
         images = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255 for image in (left, right)]
         maps = [torch.from_numpy(value)[None, None] for value in (start, known)]
-        seen, other, begin, measured = (self._padded(value).to(self.device) for value in (*images, *maps))
-        # A volume wider than the image compares nothing with nothing.
-        disparities = min(math.ceil(max_disparity / FACTOR) + MARGIN, seen.shape[-1] // FACTOR)
+        seen, other, begin, measured = (self.padded(value).to(self.device) for value in (*images, *maps))
+        disparities = self.disparities(max_disparity, width)
         return View(self, self.network.prepare(seen, other, begin, measured, disparities), height, width)
 
     def draw(
@@ -170,7 +169,14 @@ class StereoModel:
         plain = NetworkDenoiser(self.network, self.process, "sample", conditioning={"prepared": view.prepared})
         return clipped(plain, -1.0, 1.0)
 
-    def _padded(self, value: Tensor) -> Tensor:
+    def disparities(self, max_disparity: float, width: int) -> int:
+        """Return the size of the cost volume of images so wide, quarter pixels."""
+        # A volume wider than the image compares nothing with nothing.
+        most = (width + -width % self.config.multiple) // FACTOR
+        return min(math.ceil(max_disparity / FACTOR) + MARGIN, most)
+
+    def padded(self, value: Tensor) -> Tensor:
+        """Return (N, C, H, W) with the last row and column repeated up to the next multiples that the network needs."""
         height, width = value.shape[-2:]
         more = -height % self.config.multiple, -width % self.config.multiple
         return functional.pad(value, (0, more[1], 0, more[0]), mode="replicate")
