@@ -153,7 +153,7 @@ def _warnings(report: PairReport, file: StereoFile, settings: EstimateSettings) 
     if file.fitted is None:
         return [*found, "The model has no fitted confidence: run `fewstep stereo calibrate`."]
     fitted, asked = file.fitted.settings, settings.model_dump(mode="json")
-    names = [name for name in ("calls", "samples", "first", "guidance") if fitted[name] != asked[name]]
+    names = [name for name in fitted if name != "max_disparity" and fitted[name] != asked[name]]
     if names:
         other = ", ".join(f"{name} {fitted[name]}" for name in names)
         found.append(f"The confidence was fitted with {other}: with other settings it is not calibrated.")

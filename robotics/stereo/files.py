@@ -121,17 +121,6 @@ def load_stereo(name: str | os.PathLike[str], device: torch.device | str = "cpu"
     return read_stereo(name).model(device)
 
 
-def stereo_facts(name: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the facts of the training that a model file holds and, under "confidence", those of its fit.
-
-    Raises:
-        InputError: as of `read_stereo`.
-    """
-    file = read_stereo(name)
-    fitted = {} if file.fitted is None else {"confidence": file.fitted.model_dump(mode="json")}
-    return {**file.training, **fitted}
-
-
 def _write(
     path: str | os.PathLike[str],
     config: StereoConfig,

@@ -64,11 +64,11 @@ class StereoPair:
         """Return the pair resampled by Lanczos windows, with its camera; disparities scale by width / old width."""
         from PIL import Image
 
-        images = (
+        left, right = (
             np.array(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
             for image in (self.left, self.right)
         )
-        return StereoPair(*images, None if self.camera is None else self.camera.resized(width, height))
+        return StereoPair(left, right, None if self.camera is None else self.camera.resized(width, height))
 
 
 @dataclass(frozen=True)
