@@ -252,8 +252,8 @@ def read_official(folder: str | os.PathLike[str], *, bound_px: float = 128.0) ->
 
 
 def _config(values: Mapping[str, Any], place: Path, bound_px: float) -> PixelConfig:
-    depth, channels = values.get("out_channels"), values.get("in_channels")
-    conditions = {6 + 2 * (depth or 0): "left+right+raw", 3 + 2 * (depth or 0): "rgb+raw"}.get(channels)
+    depth, channels = (int(values.get(key) or 0) for key in ("out_channels", "in_channels"))
+    conditions = {6 + 2 * depth: "left+right+raw", 3 + 2 * depth: "rgb+raw"}.get(channels)
     wrong = [key for key, expected in LAYOUT.items() if values.get(key) != expected]
     if conditions is None or depth not in (1, 3) or wrong or len(values.get("block_out_channels", ())) != 6:
         raise InputError(

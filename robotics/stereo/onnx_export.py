@@ -65,8 +65,8 @@ class SamplingGraph(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor, first: Tensor, known: Tensor, noise: Tensor) -> Tensor:
         """Return the disparity, (K, H, W) px."""
-        seen = (self.model.padded(value) for value in (left, right, first, known))
-        prepared = self.network.prepare(*seen, self.disparities).repeated(len(noise))
+        left, right, first, known = (self.model.padded(value) for value in (left, right, first, known))
+        prepared = self.network.prepare(left, right, first, known, self.disparities).repeated(len(noise))
         x = noise
         for entry, gain, weight in self.updates:
             x = gain * x + weight * self.network(x, entry, prepared=prepared).clamp(-1, 1)
