@@ -136,8 +136,8 @@ def _drawn(
     """Return what `StereoModel.draw` makes of the same inputs."""
     model = graph.model
     with torch.no_grad():
-        seen = (model.padded(value) for value in (left, right, first, known))
-        prepared = model.network.prepare(*seen, graph.disparities)
+        left, right, first, known = (model.padded(value) for value in (left, right, first, known))
+        prepared = model.network.prepare(left, right, first, known, graph.disparities)
         view = View(model, prepared, graph.height, graph.width)
         return model.draw(view, calls=len(graph.updates), samples=len(noise), x=noise).disparity.numpy()
 
