@@ -23,6 +23,7 @@ def write_card(model: Path, *, overwrite: bool = False) -> Path:
     """
     file = read_stereo(model)
     facts = file.training
+    start = facts.get("start")
     lines = [
         f"# {model.stem}",
         "",
@@ -30,7 +31,8 @@ def write_card(model: Path, *, overwrite: bool = False) -> Path:
         "calls.",
         "",
         f"- **Network**: {file.config.kind}, {facts['parameters']} parameters, `{file.config.model_dump_json()}`.",
-        f"- **Data**: {_scenes(facts['data'], facts['scenes'])}, simulated (`fewstep stereo generate`).",
+        f"- **Data**: {_scenes(facts.get('data', []), facts['scenes'])}, simulated (`fewstep stereo generate`).",
+        *([] if start is None else [f"- **Start**: the weights of `{start['name']}` (sha256 {start['sha256'][:16]})."]),
         f"- **Recipe**: {facts['steps']} of {facts['of_steps']} steps of AdamW, batch {facts['batch']}, crops of "
         f"{facts['crop'][1]}x{facts['crop'][0]} pixels, rate {facts['learning_rate']:g} falling along a half cosine, "
         f"average of weights {facts['average']:g}, seed {facts['seed']}, {facts['seconds']} s.",

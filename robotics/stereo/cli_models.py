@@ -34,6 +34,9 @@ def train(
     export: Annotated[
         bool, typer.Option("--export", help="Write the weights of the last checkpoint and train no further.")
     ] = False,
+    start: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Begin with its weights; default: random ones.")
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
     steps: Annotated[int | None, typer.Option(help="Stop after this step, with a checkpoint.")] = None,
     device: Device = "cpu",
@@ -43,6 +46,7 @@ def train(
     """Train a model on generated scenes; run again to go on after a stop. Writes OUTPUT and its card (.md)."""
     from robotics.stereo.card import write_card
     from robotics.stereo.crops import Crops
+    from robotics.stereo.files import read_stereo
     from robotics.stereo.scenes.shards import SceneFolders
     from robotics.stereo.training import CHECKPOINT, StereoTrainer, StereoTraining
     from shared.config import load_config
@@ -55,10 +59,19 @@ def train(
     if export and not (folder / CHECKPOINT).is_file():
         raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
     scenes = SceneFolders(data, (settings.crop[1], settings.crop[0]))
-    trainer = StereoTrainer(settings, Crops(scenes), folder, device=resolve_device(device))
+    first = None if start is None else read_stereo(start)
+    if first is not None and first.config != settings.model:
+        raise InputError(
+            first.path, found="a model of another configuration", expected=f"that of {config}",
+            fix="Begin with a model of this configuration, or with none.",
+        )  # fmt: skip
+    trainer = StereoTrainer(
+        settings, Crops(scenes), folder, start=None if first is None else first.tensors, device=resolve_device(device)
+    )
     with training_bar(settings.name, settings.steps, trainer.step, hidden=quiet or export) as tell:
         trainer.run(stop_at=0 if export else steps, tell=tell)
-    trainer.export(output, half=half, data=scenes.facts())
+    origin = {"data": scenes.facts(), "start": None if first is None else {"name": start, "sha256": first.sha256}}
+    trainer.export(output, half=half, origin=origin)
     typer.echo(str(output))
     typer.echo(str(write_card(output, overwrite=overwrite)))
 

@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -208,13 +208,13 @@ class StereoTrainer:
                 save_checkpoint(self.folder / CHECKPOINT, self.network, self.average, self.optimiser, self.facts)
                 saved = time.monotonic()
 
-    def export(self, path: Path, *, half: bool = False, data: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    def export(self, path: Path, *, half: bool = False, origin: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Write the averaged weights as a model file and return the facts in its header.
 
         Args:
             path: ending in .safetensors.
             half: store in float16.
-            data: what the scenes are, `SceneFolders.facts`.
+            origin: more facts: "data", the scenes as `SceneFolders.facts`, and "start", the model it began with.
         """
         settings = self.settings
         facts = {
@@ -228,9 +228,9 @@ class StereoTrainer:
             "seed": settings.seed,
             "seconds": round(self.facts["seconds"]),
             "scenes": self.crops.count,
-            "data": [dict(part) for part in data],
             "parameters": sum(value.numel() for value in self.network.parameters()),
             "losses": self.facts["losses"],
+            **(origin or {}),
         }
         save_stereo(path, settings.model, self.average.average, facts, half=half)
         return facts

@@ -101,6 +101,12 @@ def test_train_stops_goes_on_and_the_card_says_what_it_saw(tmp_path, make_scenes
     call(*given, "-o", straight)
     whole = read_stereo(straight).tensors
     assert all(torch.equal(whole[name].half(), value) for name, value in file.tensors.items())
+    more = tmp_path / "more.safetensors"
+    call(*given, "-o", more, "--start", straight, "--steps", 1)
+    assert read_stereo(more).training["start"] == {"name": str(straight), "sha256": read_stereo(straight).sha256}
+    assert f"the weights of `{straight}`" in more.with_suffix(".md").read_text()
+    moved = [float((read_stereo(more).tensors[name] - value).abs().max()) for name, value in whole.items()]
+    assert 0 < max(moved) < 5e-3  # one step of the warm-up away from it
     with pytest.raises(InputError, match="existing output"):
         call(*given, "-o", output)
     with pytest.raises(InputError, match="another configuration"):
