@@ -13,6 +13,7 @@ from robotics.stereo.options import (
     Baseline,
     Calib,
     CalibRight,
+    Enlarge,
     Calls,
     First,
     GuidanceOption,
@@ -60,6 +61,7 @@ def depth(
     scale: Annotated[
         float, typer.Option(min=0.05, max=1, help="Work on smaller images; the results have this size.")
     ] = 1.0,
+    enlarge: Enlarge = 1.0,
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = None,
@@ -76,7 +78,7 @@ def depth(
     from robotics.stereo.checks import require_pair
     from robotics.stereo.estimation import EstimateSettings, estimate
     from robotics.stereo.files import read_stereo
-    from robotics.stereo.geometry import resized_disparity
+    from robotics.stereo.resizing import resized_disparity
     from robotics.stereo.inputs import read_pair, read_raw
     from robotics.stereo.outputs import result_numbers, write_result
     from shared.devices import resolve_device
@@ -100,12 +102,13 @@ def depth(
     height, width = pair.left.shape[:2]
     if scale != 1:
         size = round(scale * width), round(scale * height)
-        pair, known = pair.resized(*size), None if known is None else resized_disparity(known, *size)
+        pair, known = pair.resized(*size), None if known is None else resized_disparity(known, size[::-1])
     share = pair.left.shape[1] / width
     far = None if max_disparity is None else share * max_disparity
     report = require_pair(pair, f"{left}, {right}", far)
     settings = EstimateSettings(
-        calls=calls, samples=samples, first=first, max_disparity=far, threshold=threshold, guidance=weights
+        calls=calls, samples=samples, first=first, enlarge=enlarge, max_disparity=far, threshold=threshold,
+        guidance=weights,
     )
     file = read_stereo(model)
     loaded = file.model(chosen)

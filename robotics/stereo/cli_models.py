@@ -9,6 +9,7 @@ import typer
 
 from robotics.stereo.options import (
     Calls,
+    Enlarge,
     First,
     GuidanceOption,
     MaxDisparity,
@@ -83,6 +84,7 @@ def calibrate(
     calls: Calls = 4,
     samples: Samples = 4,
     first: First = "sgbm",
+    enlarge: Enlarge = 1.0,
     max_disparity: MaxDisparity = None,
     guidance: GuidanceOption = None,
     scenes: Annotated[int | None, typer.Option(min=2, help="Use so many, spread evenly; default: all.")] = None,
@@ -107,7 +109,8 @@ def calibrate(
 
     _require_new_model(output, overwrite=overwrite)
     settings = EstimateSettings(
-        calls=calls, samples=samples, first=first, max_disparity=max_disparity, guidance=guidance_of(guidance)
+        calls=calls, samples=samples, first=first, enlarge=enlarge, max_disparity=max_disparity,
+        guidance=guidance_of(guidance),
     )
     file, folders = read_stereo(model), SceneFolders(data)
     seen = {part["seed"] for part in file.training.get("data", [])} & {part["seed"] for part in folders.facts()}

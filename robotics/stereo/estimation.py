@@ -34,6 +34,8 @@ class EstimateSettings(Settings):
         samples: drawn in one batch; their median is the map, their spread a sign of trouble.
         first: what the sampling begins from: "sgbm", the "raw" map that is given, or "none", the best of the network's
             own cost volume.
+        enlarge: how many times larger than they are the network sees the images. It works at a quarter of their size, so
+            that in small pictures what is thin is found only so; the time grows with the square.
         max_disparity: px; None is 30 % of the width.
         threshold: confidence below which the map has a hole; 0 leaves it dense.
         guidance: of the left map, with the right one known.
@@ -42,6 +44,7 @@ class EstimateSettings(Settings):
     calls: PositiveInt = 4
     samples: PositiveInt = 4
     first: Literal["sgbm", "raw", "none"] = "sgbm"
+    enlarge: Annotated[float, Field(ge=1, le=4)] = 1.0
     max_disparity: PositiveFloat | None = None
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
     guidance: GuidanceWeights = GuidanceWeights()

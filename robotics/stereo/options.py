@@ -35,6 +35,10 @@ Samples = Annotated[int, typer.Option(min=1, help="Drawn of each pair; their med
 First = Annotated[
     Literal["sgbm", "raw", "none"], typer.Option(help="Map to begin from: sgbm, raw (a sensor's), or none.")
 ]
+Enlarge = Annotated[
+    float,
+    typer.Option(min=1, max=4, help="The network sees the images so many times larger; results keep their size."),
+]
 GuidanceOption = Annotated[
     list[str] | None,
     typer.Option(

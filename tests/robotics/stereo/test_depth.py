@@ -17,7 +17,8 @@ from robotics.stereo.confidence import Confidence, FittedConfidence
 from robotics.stereo.estimation import EstimateSettings, estimate
 from robotics.stereo.files import load_stereo, read_stereo, save_fitted, save_stereo
 from robotics.stereo.formats import read_disparity, read_pfm, write_disparity
-from robotics.stereo.geometry import points_of, resized_disparity
+from robotics.stereo.geometry import points_of
+from robotics.stereo.resizing import resized_disparity
 from robotics.stereo.networks import StereoNetwork
 from robotics.stereo.pair import StereoPair
 from shared.errors import InputError
@@ -153,7 +154,7 @@ def test_a_raw_map_is_begun_from_and_resized_without_inventing_depths(files):
     steps = np.full((96, 144), 6.0, np.float32)
     steps[:, 72:], steps[:24] = 12.0, np.nan
     write_disparity(files / "raw.pfm", steps)
-    half = resized_disparity(steps, 72, 48)
+    half = resized_disparity(steps, (48, 72))
     assert set(np.unique(half[12:])) == {3.0, 6.0}
     np.testing.assert_array_equal(np.isnan(half), np.isnan(steps[::2, ::2]))
     for number, scale in enumerate((1, 0.5)):
