@@ -21,6 +21,7 @@ from robotics.stereo.guidance import Guidance, GuidanceWeights
 from robotics.stereo.model import StereoModel
 from robotics.stereo.pair import StereoPair
 from robotics.stereo.sgbm import sgbm
+from robotics.stereo.video import VideoPair
 from shared.errors import InputError
 
 FAR = 0.3  # of the width: the largest disparity that is searched, without other words
@@ -60,6 +61,7 @@ class StereoResult:
         right: disparity of the right image, px.
         confidence: chance that the error is at most 1 px; None for a model without a fitted one.
         interval: half of the width of the 90 % interval, px; None likewise.
+        warm: whether the map started from the last frame.
     """
 
     disparity: np.ndarray
@@ -70,6 +72,7 @@ class StereoResult:
     right: np.ndarray
     confidence: np.ndarray | None
     interval: np.ndarray | None
+    warm: bool
 
 
 def estimate(
@@ -80,6 +83,7 @@ def estimate(
     raw: np.ndarray | None = None,
     confidence: Confidence | None = None,
     generator: torch.Generator | None = None,
+    video: VideoPair | None = None,
 ) -> StereoResult:
     """Make a map.
 
@@ -88,16 +92,19 @@ def estimate(
         pair: rectified images.
         settings: how.
         raw: a sensor's map of the left image, (height, width) in px, NaN in holes; for `first="raw"`, and for guidance.
-        confidence: fitted numbers; None leaves confidence and interval out.
+        confidence: fitted numbers; None for the model's own, and without those confidence and interval are left out.
         generator: source of all noise.
+        video: the last frame, from which this one starts, and then this one; a frame that starts from noise takes its
+            number of calls.
 
     Raises:
         InputError: a raw map that is asked for and absent, of another size, or a threshold without a confidence.
     """
     chosen = settings or EstimateSettings()
-    if chosen.first == "raw" and raw is None:
-        raise InputError("raw", found="none", expected="a sensor's map", fix="Give one, or begin from sgbm or none.")
-    if chosen.threshold and confidence is None:
+    if raw is None and (chosen.first == "raw" or chosen.guidance.raw):
+        raise InputError("raw", found="none", expected="a sensor's map", fix="Give one, or begin and guide without it.")
+    judge = confidence or model.confidence
+    if chosen.threshold and judge is None:
         raise InputError(
             "threshold", found=f"{chosen.threshold:g}, and a model without a fitted confidence", expected="0",
             fix="Fit one with `fewstep stereo calibrate`, or leave the threshold out.",
@@ -108,25 +115,21 @@ def estimate(
     mirrored = np.ascontiguousarray(right[:, ::-1]), np.ascontiguousarray(left[:, ::-1])
     # A sensor's map is of the left camera: the right one begins as if there were none.
     other = _matched(*mirrored, far, "none" if chosen.first == "raw" else chosen.first)
-    seen = model.look(*mirrored, other, far)
-    drawn = model.draw(seen, calls=chosen.calls, samples=1, generator=generator)
+    memory = video or VideoPair.of(model, calls=chosen.calls)
+    drawn = memory.right.draw(*mirrored, other, far, samples=1, generator=generator).drawn
     from_right = drawn.disparity[0].cpu().numpy()[:, ::-1].copy()
     guidance = None
     if not chosen.guidance.off:
         tensors = (None if value is None else torch.from_numpy(value).to(model.device) for value in (from_right, raw))
         guidance = Guidance(chosen.guidance, *tensors)
-    view = model.look(left, right, first, far)
-    samples = (
-        model.draw(view, calls=chosen.calls, samples=chosen.samples, generator=generator, guidance=guidance)
-        .disparity.cpu()
-        .numpy()
-    )
+    frame = memory.left.draw(left, right, first, far, samples=chosen.samples, generator=generator, guidance=guidance)
+    samples = frame.drawn.disparity.cpu().numpy()
     dense = np.median(samples, 0).astype(np.float32)
     spread = samples.std(0).astype(np.float32)
     apart = disagreement(dense, from_right)
     known = np.zeros(dense.shape, bool) if first is None else np.isfinite(first)
     signs = trouble(spread, apart, known)
-    sure = None if confidence is None else confidence.probability(signs)
+    sure = None if judge is None else judge.probability(signs)
     return StereoResult(
         disparity=dense if sure is None else np.where(sure < chosen.threshold, np.float32(np.nan), dense),
         dense=dense,
@@ -135,7 +138,8 @@ def estimate(
         known=known,
         right=from_right,
         confidence=sure,
-        interval=None if confidence is None else confidence.interval(signs),
+        interval=None if judge is None else judge.interval(signs),
+        warm=frame.warm,
     )
 
 

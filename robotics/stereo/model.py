@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from robotics.stereo.confidence import Confidence
 from robotics.stereo.config import StereoConfig
 from robotics.stereo.networks import Prepared, StereoNetwork
 from robotics.stereo.networks.upsample import FACTOR
@@ -78,10 +79,17 @@ class StereoModel:
         config: sizes.
         network: in evaluation mode, with its weights.
         device: where to compute.
+        confidence: fitted to the errors of this network; None before a fit.
     """
 
-    def __init__(self, config: StereoConfig, network: StereoNetwork, device: torch.device | str = "cpu") -> None:
-        self.config, self.device = config, torch.device(device)
+    def __init__(
+        self,
+        config: StereoConfig,
+        network: StereoNetwork,
+        device: torch.device | str = "cpu",
+        confidence: Confidence | None = None,
+    ) -> None:
+        self.config, self.device, self.confidence = config, torch.device(device), confidence
         self.network = network.to(self.device)
         self.process: TableVP = config.process()
 
