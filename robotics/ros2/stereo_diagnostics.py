@@ -48,10 +48,10 @@ def stereo_status(
     if silent:
         dead = ", ".join(f"{topic} for {seconds:.1f} s" for topic, seconds in silent.items())
         return DiagnosticStatus.ERROR, f"no message of {dead}", values
+    if unpaired:  # before a refusal, which was that of an older frame
+        return DiagnosticStatus.WARN, unpaired, values
     if loop.refused:
         return DiagnosticStatus.ERROR, loop.refused, values
-    if unpaired:
-        return DiagnosticStatus.WARN, unpaired, values
     if findings:
         return DiagnosticStatus.WARN, "; ".join(findings), values
     return DiagnosticStatus.OK, "maps" if loop.frames_out else "the first map is being made", values

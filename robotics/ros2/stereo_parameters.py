@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from robotics.ros2.parameters import Spec, one_of
 from robotics.stereo.estimation import EstimateSettings
 from robotics.stereo.video import VideoSettings
-from shared.errors import InputError
 
 DEFAULTS = EstimateSettings()
 FIRSTS = ("sgbm", "raw", "none")
@@ -71,11 +69,8 @@ def read(values: dict[str, Any]) -> StereoNodeSettings:
         values: of all parameters.
 
     Raises:
-        InputError: an unknown `first`, or NaN, which no range refuses.
+        InputError: an unknown `first`.
     """
-    for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"parameter {name}", found=f"{value}", expected="a number", fix="Correct the parameter.")
     one_of("first", values["first"], FIRSTS)
     return StereoNodeSettings(
         weights=values["weights"],

@@ -52,6 +52,7 @@ class NodeProcess:
         rclpy.init()
         self.node = rclpy.create_node("other")
         self.diagnostics: list[Any] = []
+        self.told_at = 0  # s, of the last of them
         self._clients: dict[str, Any] = {}
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.executor = MultiThreadedExecutor(num_threads=2)
@@ -70,6 +71,7 @@ class NodeProcess:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self.diagnostics += message.status
+        self.told_at = message.header.stamp.sec
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
         client = self._clients.get(name)
