@@ -26,7 +26,8 @@ class FrameLoop:
             counted, and told once. It and the next two are called by one thread.
         rest: called with the frame after its map, for what may take time but must delay no map more than once.
         forget: called before the first frame and after `restart`.
-        tell: writes a new reason why frames are refused into the log.
+        tell: writes into the log why a frame was refused, unless the last one was for the same reason, or why `rest`
+            failed.
 
     Attributes:
         frames_in: frames given.
@@ -113,10 +114,17 @@ class FrameLoop:
             warm = self._make(frame)
         except Exception as error:  # whatever fails, the next frame may be better, and the diagnostics say it
             self.frames_refused += 1
-            self.refuse(str(error) if isinstance(error, FewstepError) else f"{type(error).__name__}: {error}")
+            self.refuse(_reason(error))
             return
         self._latency.append(time.monotonic() - arrived)
         self.refused = ""
         self.frames_out += 1
         self.warm += warm
-        self._rest(frame)
+        try:
+            self._rest(frame)
+        except Exception as error:  # the map is there
+            self._tell(_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, FewstepError) else f"{type(error).__name__}: {error}"

@@ -54,7 +54,7 @@ from robotics.ros2.parameters import answer_change, declare
 from robotics.ros2.spinning import spin
 from robotics.ros2.stereo_diagnostics import stereo_status
 from robotics.ros2.stereo_loop import HISTORY, FrameLoop
-from robotics.ros2.stereo_parameters import SPECS, StereoNodeSettings, read
+from robotics.ros2.stereo_parameters import SPECS, StereoNodeSettings, different, read
 from robotics.ros2.synchroniser import Synchroniser
 from robotics.stereo.checks import check_pair
 from robotics.stereo.estimation import FAR
@@ -173,15 +173,20 @@ class StereoNode(LifecycleNode):
     # Configuration
 
     def _configure(self) -> None:
-        from robotics.stereo.files import load_stereo
+        from robotics.stereo.files import read_stereo
         from shared.devices import resolve_device
 
         settings = read({name: self.get_parameter(name).value for name in SPECS})
-        self._model = load_stereo(settings.weights, resolve_device(settings.device))
+        file = read_stereo(settings.weights)
+        self._model = file.model(resolve_device(settings.device))
         self._settings = settings
         self.get_logger().info(f"a frame of 320x240 takes {1000 * self._stream().warm_up():.0f} ms")
-        if self._model.confidence is None:
+        if file.fitted is None:
             self.get_logger().warning("these weights have no fitted confidence: none is published")
+        elif others := different(file.fitted.settings, settings):
+            self.get_logger().warning(
+                f"the confidence was fitted with {others}: with other settings it is a guide only"
+            )
         inputs: dict[str, Any] = {LEFT: Image, RIGHT: Image, LEFT_INFO: CameraInfo, RIGHT_INFO: CameraInfo}
         if settings.estimate.first == "raw":
             inputs[RAW] = Image
@@ -194,7 +199,7 @@ class StereoNode(LifecycleNode):
         outputs: dict[str, Any] = {"disparity": DisparityImage, "depth": Image, "points": PointCloud2}
         if settings.millimetres:
             outputs["depth_mm"] = Image
-        if self._model.confidence is not None:
+        if file.fitted is not None:
             outputs["confidence"] = Image
         self._outputs = {
             name: self.create_lifecycle_publisher(kind, name, QoSProfile(depth=1)) for name, kind in outputs.items()
@@ -271,13 +276,13 @@ class StereoNode(LifecycleNode):
         settings, now = self._settings, time.monotonic()
         if settings is None or settings.check_every is None or run.pair is None or now < run.look_after:
             return
+        run.look_after = now + settings.check_every
         report = check_pair(run.pair, settings.estimate.max_disparity)
         found = tuple(f"{one.found}. {one.fix}" for one in report.findings)
         if found != run.findings:
             for text in found:
                 self.get_logger().warning(text)
         run.findings, run.warnings = found, run.warnings + bool(found)
-        run.look_after = now + settings.check_every
 
     # Callbacks
 

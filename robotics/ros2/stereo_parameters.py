@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,3 +92,11 @@ def read(values: dict[str, Any]) -> StereoNodeSettings:
         silence=values["silence_s"],
         check_every=values["check_every_s"] or None,
     )
+
+
+def different(fitted: Mapping[str, Any], settings: StereoNodeSettings) -> str:
+    """Return the settings of a fit of a confidence that the node's are not, for people; "" where they agree."""
+    asked = settings.estimate.model_dump(mode="json") | {"scale": settings.scale, "video": settings.video is not None}
+    ours = {"scale": 1.0, "video": False} | dict(fitted)
+    names = ("calls", "samples", "first", "scale", "video")
+    return ", ".join(f"{name} {ours[name]}" for name in names if name in ours and ours[name] != asked[name])

@@ -22,6 +22,18 @@ def points_of(disparity: np.ndarray, camera: StereoCamera) -> np.ndarray:
     return np.stack([x, y, depth], -1).astype(np.float32)
 
 
+def resized_disparity(disparity: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Return the map of images resampled to this size: the nearest pixel, its value times width / old width.
+
+    A mean of neighbours would invent depths at edges and spread holes.
+    """
+    rows, columns = (
+        ((np.arange(after) + 0.5) * before / after).astype(int)
+        for after, before in zip((height, width), disparity.shape, strict=True)
+    )
+    return (disparity[rows[:, None], columns] * np.float32(width / disparity.shape[1])).astype(np.float32)
+
+
 def write_ply(
     path: str | os.PathLike[str], points: np.ndarray, colours: np.ndarray | None = None, *, overwrite: bool = False
 ) -> int:

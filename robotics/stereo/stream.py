@@ -17,6 +17,7 @@ import torch
 
 from robotics.stereo.camera import StereoCamera
 from robotics.stereo.estimation import FAR, EstimateSettings, estimate
+from robotics.stereo.geometry import resized_disparity
 from robotics.stereo.model import StereoModel
 from robotics.stereo.pair import StereoPair
 from robotics.stereo.video import VideoPair, VideoSettings
@@ -101,79 +102,76 @@ class StereoStream:
         """
         height, width = pair.left.shape[:2]
         reduced = reduce_pair(pair, self.scale)
-        size = reduced.left.shape[:2]
-        raw = None if depth is None else _raw(depth, reduced.camera, (height, width), size)
-        far = (self.settings.max_disparity or FAR * width) * size[1] / width
+        rows, columns = reduced.left.shape[:2]
+        far = (self.settings.max_disparity or FAR * width) * columns / width
         found = estimate(
             self.model,
             reduced,
             self.settings.model_copy(update={"max_disparity": far}),
-            raw=raw,
+            raw=None if depth is None else resized_disparity(_raw(depth, pair.camera), columns, rows),
             generator=torch.Generator().manual_seed(self.seed),
             video=self._memory,
         )
         return StreamFrame(
-            disparity=enlarge_disparity(found.disparity, (height, width)),
-            confidence=None if found.confidence is None else _resized(found.confidence, (height, width), "linear"),
+            disparity=enlarge_disparity(found.disparity, width, height),
+            confidence=None if found.confidence is None else _linear(found.confidence, width, height),
             warm=found.warm,
         )
 
 
 def reduce_pair(pair: StereoPair, scale: float) -> StereoPair:
-    """Return the pair with width and height times `scale`, rounded, each pixel the mean of what it covers.
+    """Return the pair with width and height times `scale`, rounded.
 
     Raises:
         InputError: less than 32 px would remain of an image that is larger.
     """
     height, width = pair.left.shape[:2]
-    size = round(scale * height), round(scale * width)
-    if size == (height, width):
+    size = round(scale * width), round(scale * height)
+    if size == (width, height):
         return pair
     if min(size) < LEAST:
         raise InputError(
-            "scale", found=f"{scale:g}, which leaves {size[1]}x{size[0]} of {width}x{height} pixels",
+            "scale", found=f"{scale:g}, which leaves {size[0]}x{size[1]} of {width}x{height} pixels",
             expected=f"at least {LEAST} pixels each", fix="Choose a larger one.",
         )  # fmt: skip
-    left, right = (_resized(image, size, "area") for image in (pair.left, pair.right))
-    return StereoPair(left, right, None if pair.camera is None else pair.camera.resized(size[1], size[0]))
+    return pair.resized(*size)
 
 
-def enlarge_disparity(disparity: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def enlarge_disparity(disparity: np.ndarray, width: int, height: int) -> np.ndarray:
     """Return a map at a larger size, float32, its disparities in px of that size.
 
-    Linear between pixels where that is within 0.5 px of the nearest one; there, the nearest: between an object and what
-    is behind it is nothing, and a hole stays a hole.
+    Linear between pixels where that is within 0.5 px (of the smaller size) of the nearest one; elsewhere, the nearest:
+    between an object and what is behind it is nothing, and a hole stays a hole.
 
     Args:
         disparity: (height, width), px, NaN in holes.
-        size: height, width.
+        width: of the larger map, px.
+        height: likewise.
     """
-    if disparity.shape == size:
+    if disparity.shape == (height, width):
         return disparity
-    nearest, linear = (_resized(disparity, size, kind) for kind in ("nearest", "linear"))
+    share = width / disparity.shape[1]
+    nearest, linear = resized_disparity(disparity, width, height), share * _linear(disparity, width, height)
     with np.errstate(invalid="ignore"):
-        close = np.abs(linear - nearest) <= NEAR
-    return (np.where(close, linear, nearest) * (size[1] / disparity.shape[1])).astype(np.float32)
+        close = np.abs(linear - nearest) <= NEAR * share
+    return np.where(close, linear, nearest).astype(np.float32)
 
 
-def _raw(depth: np.ndarray, camera: StereoCamera | None, size: tuple[int, int], reduced: tuple[int, int]) -> np.ndarray:
-    """Return the disparity that a depth in metres means at the reduced size, NaN in holes and below 0."""
-    if depth.shape != size:
-        raise InputError(
-            "raw depth", found=f"{depth.shape[1]}x{depth.shape[0]} pixels", expected=f"{size[1]}x{size[0]} as the "
-            "left image", fix="Give the depth in the left camera's view and size.",
-        )  # fmt: skip
+def _raw(depth: np.ndarray, camera: StereoCamera | None) -> np.ndarray:
+    """Return the disparity that a depth in metres means, NaN in holes and below 0."""
     if camera is None:
         raise InputError("raw depth", found="no camera", expected="focal length and baseline", fix="Calibrate.")
-    disparity = camera.disparity(_resized(depth, reduced, "nearest"))
+    if depth.shape != (camera.height, camera.width):
+        raise InputError(
+            "raw depth", found=f"{depth.shape[1]}x{depth.shape[0]} pixels",
+            expected=f"{camera.width}x{camera.height} as the left image", fix="Give it in the left camera's view.",
+        )  # fmt: skip
+    disparity = camera.disparity(depth)
     with np.errstate(invalid="ignore"):
         return np.where(disparity >= 0, disparity, np.float32(np.nan))
 
 
-def _resized(values: np.ndarray, size: tuple[int, int], kind: str) -> np.ndarray:
+def _linear(values: np.ndarray, width: int, height: int) -> np.ndarray:
     import cv2
 
-    kinds = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "nearest": cv2.INTER_NEAREST_EXACT}
-    if values.shape[:2] == size:
-        return values
-    return cv2.resize(values, size[::-1], interpolation=kinds[kind])
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)

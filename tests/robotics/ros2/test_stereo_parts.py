@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robotics.ros2.stereo_loop import FrameLoop
-from robotics.ros2.stereo_parameters import SPECS, read
+from robotics.ros2.stereo_parameters import SPECS, different, read
 from robotics.ros2.synchroniser import Synchroniser
 from robotics.stereo.camera import StereoCamera
 from robotics.stereo.formats import from_ros
@@ -366,6 +366,23 @@ def test_failures_are_told_once_and_the_next_frame_is_tried():
     assert slow.forgot == 1
 
 
+def test_what_fails_after_a_map_takes_neither_the_map_nor_the_thread():
+    slow = Slow()
+
+    def fails(frame):
+        raise ValueError(f"no look at {frame}")
+
+    loop = FrameLoop(slow.make, fails, slow.forget, slow.told.append)
+    slow.gate.release(2)
+    for count in (1, 2):
+        loop.offer(count)
+        finished(loop, count)
+    assert loop.alive
+    loop.close()
+    assert (slow.made, loop.refused, loop.frames_out) == ([1, 2], "", 2)
+    assert slow.told == ["ValueError: no look at 1", "ValueError: no look at 2"]
+
+
 def test_restart_forgets_before_the_next_frame():
     slow = Slow()
     loop = slow.loop()
@@ -383,13 +400,22 @@ def test_restart_forgets_before_the_next_frame():
 
 
 def test_parameters_become_settings():
-    found = read(defaults(calls=2, first="none", max_disparity=90.0, video=True, slop_ms=5.0, baseline=0.2))
-    assert (found.estimate.calls, found.estimate.first, found.estimate.max_disparity) == (2, "none", 90)
+    found = read(
+        defaults(calls=2, first="none", max_disparity=90.0, threshold=0.5, video=True, slop_ms=5.0, baseline=0.2)
+    )
+    made = found.estimate
+    assert (made.calls, made.first, made.max_disparity, made.threshold) == (2, "none", 90, 0.5)
     assert found.video is not None
     assert (found.slop, found.baseline) == (0.005, 0.2)
     plain = read(defaults())
     assert plain.estimate == type(plain.estimate)()
     assert (plain.weights, plain.video, plain.baseline) == ("robotics/stereo_small", None, None)
+
+
+def test_settings_that_a_confidence_was_not_fitted_with_are_told():
+    fitted = read(defaults()).estimate.model_dump(mode="json", exclude={"threshold"})
+    assert different(fitted, read(defaults(threshold=0.5))) == ""
+    assert different(fitted, read(defaults(samples=1, scale=0.5))) == "samples 4, scale 1.0"
 
 
 def test_unknown_first_map_is_named():

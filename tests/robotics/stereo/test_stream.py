@@ -46,15 +46,15 @@ def test_disparities_are_of_the_images_whatever_the_network_works_at(model, scal
 def test_enlarging_is_linear_on_a_plane_and_invents_nothing_at_an_edge_or_beside_a_hole():
     columns = np.arange(20, dtype=np.float32)
     plane = np.broadcast_to(5 + 0.3 * columns, (10, 20)).astype(np.float32)
-    found = enlarge_disparity(plane, (20, 40))
+    found = enlarge_disparity(plane, 40, 20)
     # Column u of the larger image lies at (u + 1/2) / 2 - 1/2 of the smaller one, and a disparity doubles.
     expected = 2 * (5 + 0.3 * ((np.arange(40) + 0.5) / 2 - 0.5))
     np.testing.assert_allclose(found[:, 1:-1], np.broadcast_to(expected[1:-1], (20, 38)), rtol=1e-5)
     edge = np.where(columns < 10, 3, 30).astype(np.float32)[None].repeat(10, 0)
-    assert set(np.unique(enlarge_disparity(edge, (20, 40)))) == {6, 60}
+    assert set(np.unique(enlarge_disparity(edge, 40, 20))) == {6, 60}
     hole = plane.copy()
     hole[4:6, 8:12] = np.nan
-    found = enlarge_disparity(hole, (20, 40))
+    found = enlarge_disparity(hole, 40, 20)
     assert np.isnan(found).sum() == 2 * 4 * 4
     assert np.isnan(found[8:12, 16:24]).all()
 
