@@ -208,4 +208,4 @@ def test_terminated_node_brings_the_robot_to_rest_before_it_ends(robot):
     time.sleep(0.2)
     last = checked(robot.commands[count:])
     np.testing.assert_allclose(last[-1], last[-2], atol=1e-9)
-    assert not np.any(robot.commands[-1][1].points[0].velocities)
+    np.testing.assert_allclose(robot.commands[-1][1].points[0].velocities, 0, atol=1e-9)
