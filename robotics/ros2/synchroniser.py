@@ -93,7 +93,7 @@ class Synchroniser:
         self.since = 0
         for name, (taken, _) in chosen.items():
             self._taken[name] = taken
-            self._waiting[name] = [one for one in self._waiting[name] if one[0] > taken]
+            self._waiting[name] = [one for one in self._waiting[name] if one[0] >= taken]
 
     def _give_up(self, count: int) -> None:
         self.unpaired += count
