@@ -198,7 +198,7 @@ def camera_from_projections(
             source, found=f"fx {right[0, 0]:g}, cy {right[1, 2]:g}",
             expected=f"those of the left camera: {left[0, 0]:g}, {left[1, 2]:g}", fix="Rectify the pair together.",
         )  # fmt: skip
-    metres = -right[0, 3] / right[0, 0] if baseline is None else baseline
+    metres = 0.0 - right[0, 3] / right[0, 0] if baseline is None else baseline
     if not metres > 0:
         raise InputError(
             source, found=f"P[3] = {right[0, 3]:g}, a baseline of {metres:g} m",

@@ -13,8 +13,8 @@ from robotics.stereo.options import (
     Baseline,
     Calib,
     CalibRight,
-    Enlarge,
     Calls,
+    Enlarge,
     First,
     GuidanceOption,
     LeftImage,
@@ -78,9 +78,9 @@ def depth(
     from robotics.stereo.checks import require_pair
     from robotics.stereo.estimation import EstimateSettings, estimate
     from robotics.stereo.files import read_stereo
-    from robotics.stereo.resizing import resized_disparity
     from robotics.stereo.inputs import read_pair, read_raw
     from robotics.stereo.outputs import result_numbers, write_result
+    from robotics.stereo.resizing import resized_disparity
     from shared.devices import resolve_device
     from shared.files import refuse_existing, require_writable
     from shared.ledger import Ledger
@@ -107,7 +107,12 @@ def depth(
     far = None if max_disparity is None else share * max_disparity
     report = require_pair(pair, f"{left}, {right}", far)
     settings = EstimateSettings(
-        calls=calls, samples=samples, first=first, enlarge=enlarge, max_disparity=far, threshold=threshold,
+        calls=calls,
+        samples=samples,
+        first=first,
+        enlarge=enlarge,
+        max_disparity=far,
+        threshold=threshold,
         guidance=weights,
     )
     file = read_stereo(model)

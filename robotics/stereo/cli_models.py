@@ -109,7 +109,11 @@ def calibrate(
 
     _require_new_model(output, overwrite=overwrite)
     settings = EstimateSettings(
-        calls=calls, samples=samples, first=first, enlarge=enlarge, max_disparity=max_disparity,
+        calls=calls,
+        samples=samples,
+        first=first,
+        enlarge=enlarge,
+        max_disparity=max_disparity,
         guidance=guidance_of(guidance),
     )
     file, folders = read_stereo(model), SceneFolders(data)

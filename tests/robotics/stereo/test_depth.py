@@ -18,13 +18,13 @@ from robotics.stereo.estimation import EstimateSettings, estimate
 from robotics.stereo.files import load_stereo, read_stereo, save_fitted, save_stereo
 from robotics.stereo.formats import read_disparity, read_pfm, write_disparity
 from robotics.stereo.geometry import points_of
-from robotics.stereo.resizing import resized_disparity
 from robotics.stereo.networks import StereoNetwork
 from robotics.stereo.pair import StereoPair
+from robotics.stereo.resizing import resized_disparity
 from shared.errors import InputError
 from shared.weights import sha256
 from tests.robotics.stereo.test_cli import call
-from tests.robotics.stereo.test_model import SHIFT, pair
+from tests.robotics.stereo.test_model import pair
 from tests.robotics.stereo.test_networks import SMALL
 
 CAMERA = StereoCamera(144, 96, 120.0, 121.0, 70.0, 71.5, 47.0, 0.06)
@@ -165,19 +165,18 @@ def test_a_raw_map_is_begun_from_and_resized_without_inventing_depths(files):
     assert any("fitted with first sgbm" in warning for warning in other)
 
 
-def test_guidance_is_passed_on(files):
-    write_disparity(files / "raw.pfm", np.full((96, 144), SHIFT + 1.0, np.float32))
-    begun = ("--first", "raw", "--raw", files / "raw.pfm", "-q", "--calls", 4)
-    led = ("--guidance", "photometric=1", "--guidance", "cap_px=1", "--guidance", "rounds=3")
-    depth(files, "-o", files / "plain", *begun)
-    depth(files, "-o", files / "led", *begun, *led)
-    settings = json.loads((files / "led" / "result.json").read_text())["settings"]
-    assert settings["guidance"] == {**settings["guidance"], "photometric": 1, "cap_px": 1, "rounds": 3, "raw": 0}
-    plain, guided = (
-        float(np.median(np.abs(read_disparity(files / name / "disparity.pfm")[:, 2 * SHIFT :] - SHIFT)))
-        for name in ("plain", "led")
-    )
-    assert guided < 0.7 * plain
+def test_guidance_and_what_the_network_sees_enlarged_are_passed_on(files):
+    led = ("--guidance", "smooth=1", "--guidance", "cap_px=1", "--guidance", "rounds=1", "--enlarge", 1.5)
+    depth(files, "-o", files / "led", "-q", "--seed", 3, *led)
+    result = json.loads((files / "led" / "result.json").read_text())
+    settings = result["settings"]
+    assert settings["guidance"] == {**settings["guidance"], "smooth": 1, "cap_px": 1, "rounds": 1, "raw": 0}
+    assert (settings["enlarge"], result["size"]) == (1.5, [144, 96])
+    one = StereoPair(pair(height=96, width=144).left, pair(height=96, width=144).right)
+    asked = EstimateSettings.model_validate(settings)
+    said = estimate(load_stereo(files / "model.safetensors"), one, asked, generator=torch.Generator().manual_seed(3))
+    np.testing.assert_array_equal(read_disparity(files / "led" / "disparity.pfm"), said.disparity)
+    assert any("fitted with enlarge 1.0" in warning for warning in result["warnings"])
 
 
 def test_bad_pairs_are_told_with_what_to_do_and_nothing_is_written(files):

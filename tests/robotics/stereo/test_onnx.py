@@ -47,7 +47,7 @@ def test_what_is_exported_samples_as_draw_does_call_after_call(model):
         expected = loaded.draw(loaded.look(one.left, one.right, first, 12), calls=3, samples=2, x=noise).disparity
         with torch.no_grad():
             found = graph(*(torch.from_numpy(value) for value in inputs(one, first)), noise)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)  # px
         assert float((found[0] - found[1]).abs().max()) > 0.05
 
 
