@@ -19,7 +19,7 @@ SPECS: dict[str, Spec] = {
     "calls": Spec(DEFAULTS.calls, "network calls of a frame that starts from noise", 1, 1000),
     "samples": Spec(DEFAULTS.samples, "of a frame, in one batch; their spread is a part of the confidence", 1, 64),
     "first": Spec(DEFAULTS.first, f"what sampling begins from: {', '.join(FIRSTS)}; raw subscribes to raw/depth"),
-    "enlarge": Spec(DEFAULTS.enlarge, "how many times larger the network sees the images; slower by its square", 1.0, 4.0),
+    "enlarge": Spec(DEFAULTS.enlarge, "how many times larger the network sees images; slower by its square", 1.0, 4.0),
     "max_disparity": Spec(0.0, "largest disparity searched, px of the image; 0 is 30 % of the width", 0.0, 4096.0),
     "threshold": Spec(DEFAULTS.threshold, "confidence below which a pixel is a hole; 0 leaves none", 0.0, 0.999),
     "video": Spec(False, "start from the last frame instead of noise, except after a cut"),
