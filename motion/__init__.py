@@ -1,1 +1,15 @@
-"""Motion: scene-aware human motion synthesis."""
+"""Motion: scene-aware human motion synthesis.
+
+| module | what |
+| --- | --- |
+| skeleton, roles | `Skeleton`: joints, rest pose, what each joint is for, how its file writes it down |
+| clips | `Motion`: resampling, mirroring, canonical frames |
+| rotations, kinematics | 6-D rotations, Euler angles, forward kinematics |
+| formats | BVH, ASF/AMC and DeepMimic in; BVH and animated GLB out |
+| stance | the pose in which a body stands, which retargeting and mirroring refer to |
+| retarget, blending | to another skeleton; from one motion into the next |
+| metrics | skating, contact, jerk, keyframes |
+| scene | meshes, signed distance, walkable map, routes, seats, a body of capsules |
+
+Metres, seconds, z up, right-handed; local rotations are matrices (frames, joints, 3, 3).
+"""

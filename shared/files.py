@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from shared.errors import InputError
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_path(
+    path: str | os.PathLike[str], *, overwrite: bool = False, kinds: Collection[str] = ()
+) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is renamed to `path`, else it is removed.
 
     The temporary path keeps the full suffix (`.nii.gz`), because libraries choose the format by it. The body may
@@ -23,6 +25,7 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
         path: the final path. Its parent folder is made when missing.
         overwrite: replace an existing output instead of refusing. A folder is replaced only if it holds no kind of
             file that the new one does not.
+        kinds: suffixes of files that may go with an old folder although the new one has none of them.
 
     Raises:
         InputError: `path` exists and `overwrite` is false, or its parent cannot be written.
@@ -42,7 +45,7 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
     try:
         yield scratch / final.name
         if final.is_dir():
-            _refuse_foreign_files(final, scratch / final.name)
+            _refuse_foreign_files(final, scratch / final.name, kinds)
             final.rename(scratch / f"{final.name}.old")
         (scratch / final.name).replace(final)
     finally:
@@ -81,9 +84,9 @@ def require_new_weights(output: Path, *, overwrite: bool = False) -> None:
         require_writable(path)
 
 
-def _refuse_foreign_files(old: Path, new: Path) -> None:
+def _refuse_foreign_files(old: Path, new: Path, more: Collection[str]) -> None:
     """Replacing a folder must not delete what we did not write: only kinds of files that the new one has may go."""
-    kinds = {path.suffix for path in new.rglob("*") if path.is_file()}
+    kinds = {path.suffix for path in new.rglob("*") if path.is_file()} | set(more)
     foreign = sorted(path.name for path in old.rglob("*") if path.is_file() and path.suffix not in kinds)
     if foreign:
         raise InputError(

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from medical.training.loss import reconstruction_loss
 from medical.training.validation import output_of, picture, score
 from shared.checkpoint import load_checkpoint, save_checkpoint
 from shared.errors import MissingExtra
+from shared.progress import training_bar
 from shared.training import AveragedWeights, rate_share
 
 VALIDATION_SEED = 1_000_003  # of no training
@@ -117,8 +118,8 @@ def train(
         )
         mine = torch.utils.data.Subset(slices, range(accelerator.process_index, len(slices), accelerator.num_processes))
         source = iter(DataLoader(mine, batch_size=None, num_workers=config.workers))
-        with ExitStack() as stack:
-            tell = _progress(stack, config, step) if progress and accelerator.is_main_process else None
+        hidden = not (progress and accelerator.is_main_process)
+        with training_bar(config.name, config.steps, step, hidden=hidden) as tell:
             while step < last:
                 model.train()
                 torch.manual_seed(config.seed * 1_000_003 + step)
@@ -200,28 +201,3 @@ def _log(folder: Path, row: dict[str, float]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-
-
-def _progress(stack: ExitStack, config: TrainingConfig, step: int) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = stack.enter_context(
-        Progress(
-            TextColumn(config.name),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-    )
-    task = bar.add_task("", total=config.steps, completed=step, loss=math.nan)
-    recent = math.nan
-
-    def tell(done: int, loss: float) -> None:
-        nonlocal recent
-        recent = loss if math.isnan(recent) else 0.95 * recent + 0.05 * loss
-        bar.update(task, completed=done, loss=recent)
-
-    return tell

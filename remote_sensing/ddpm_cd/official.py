@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from remote_sensing.ddpm_cd.detector import ChangeDetector
 from remote_sensing.ddpm_cd.files import filled
 from remote_sensing.ddpm_cd.unet import GaussianDiffusion, UNet
 from shared.errors import InputError
+from shared.interop.state_dict import read_state_dict
 
 _COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*')  # strings are kept whole: URLs hold // too
 
@@ -40,23 +40,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         InputError: the file is absent or holds anything else than named tensors.
     """
-    try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(
-            path,
-            found=f"no readable weights ({' '.join(str(error).split())[:120]})",
-            expected="a state dict, holding tensors only",
-            fix="Download the file again; `_opt.pth` files hold no weights.",
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(
-            path,
-            found="something else than named tensors",
-            expected="a state dict, such as I190000_E97_gen.pth",
-            fix="Give the `_gen.pth` file; `_opt.pth` files hold no weights.",
-        )
-    return dict(content)
+    return read_state_dict(path, fix="Give a `_gen.pth` file; `_opt.pth` files hold no weights.")
 
 
 def read_config(path: str | os.PathLike[str]) -> DetectorConfig:

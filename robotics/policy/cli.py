@@ -61,6 +61,7 @@ def train(
     from shared.config import load_config
     from shared.devices import resolve_device
     from shared.files import refuse_existing, require_writable
+    from shared.progress import training_bar
 
     if output.suffix != ".safetensors":
         raise InputError(output, found=f"the suffix {output.suffix!r}", expected=".safetensors", fix="Rename it.")
@@ -73,7 +74,7 @@ def train(
         raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
     names = [*(field.name for field in settings.policy.observation), settings.policy.action.name]
     trainer = PolicyTrainer(settings, _read(data, names, topics, mask), folder, device=resolve_device(device))
-    with _training_bar(settings.name, settings.steps, trainer.step, hidden=quiet or export) as tell:
+    with training_bar(settings.name, settings.steps, trainer.step, hidden=quiet or export) as tell:
         trainer.run(stop_at=0 if export else steps, tell=tell)
     facts = trainer.export(output, half=half)
     typer.echo(str(output))
@@ -102,6 +103,7 @@ def distil(
     from robotics.policy.files import load_policy
     from shared.devices import resolve_device
     from shared.files import refuse_existing, require_writable
+    from shared.progress import training_bar
 
     if output.suffix != ".safetensors":
         raise InputError(output, found=f"the suffix {output.suffix!r}", expected=".safetensors", fix="Rename it.")
@@ -115,7 +117,7 @@ def distil(
     trainer = StudentTrainer(
         teacher, settings, _read(data, names, topics, mask), work or output.with_suffix(""), device=chosen
     )
-    with _training_bar(settings.name, steps, trainer.step, hidden=quiet) as tell:
+    with training_bar(settings.name, steps, trainer.step, hidden=quiet) as tell:
         trainer.run(tell=tell)
     facts = trainer.export(output)
     typer.echo(str(output))
@@ -298,32 +300,3 @@ def _solver(name: str) -> Solver:
             "--solver", found=f"{name}, which needs options", expected="ddim, ancestral, multistep, unipc, ...",
             fix="Use it from Python: RollingPolicy(solver=...).",
         ) from error  # fmt: skip
-
-
-def _training_bar(name: str, steps: int, step: int, *, hidden: bool) -> Any:
-    """Return a context that gives a function (step, loss) moving a bar on standard error, or None."""
-    from contextlib import contextmanager, nullcontext
-
-    if hidden:
-        return nullcontext()
-
-    @contextmanager
-    def shown() -> Any:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
-            TimeRemainingColumn(),
-        )  # fmt: skip
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=steps, completed=step, loss=float("nan"))
-            recent: list[float] = []
-
-            def tell(done: int, loss: float) -> None:
-                recent[:] = [loss if not recent else 0.98 * recent[0] + 0.02 * loss]
-                bar.update(task, completed=done, loss=recent[0])
-
-            yield tell
-
-    return shown()

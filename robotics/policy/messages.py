@@ -4,7 +4,7 @@
 | --- | --- |
 | sensor_msgs/msg/JointState | positions of the named joints |
 | trajectory_msgs/msg/JointTrajectory | positions of the named joints in its first point |
-| sensor_msgs/msg/Image | rgb8, bgr8 as red, green, blue (H, W, 3); mono8 (H, W) |
+| sensor_msgs/msg/Image | rgb8, bgr8, rgba8, bgra8 as red, green, blue (H, W, 3); mono8 (H, W) |
 | geometry_msgs/msg/PoseStamped | x, y, z, qx, qy, qz, qw |
 | geometry_msgs/msg/Twist, TwistStamped | linear x, y, z, angular x, y, z |
 | std_msgs/msg/Float64MultiArray, Float32MultiArray | data |
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 IMAGE = "sensor_msgs/msg/Image"
-CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
+CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 
 
 def _named(values: Any, names: Sequence[str], joints: Sequence[str]) -> np.ndarray:
@@ -47,8 +47,8 @@ def _image(message: Any, joints: Sequence[str]) -> np.ndarray:
     used = rows[:, : message.width * channels]  # rows may be padded
     if channels == 1:
         return used
-    pixels = used.reshape(message.height, message.width, channels)
-    return pixels[:, :, ::-1] if message.encoding == "bgr8" else pixels
+    pixels = used.reshape(message.height, message.width, channels)[:, :, :3]
+    return pixels[:, :, ::-1] if message.encoding.startswith("bgr") else pixels
 
 
 def _pose(message: Any, joints: Sequence[str]) -> np.ndarray:

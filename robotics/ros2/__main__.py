@@ -1,4 +1,4 @@
-"""Run a node: `python -m robotics.ros2 policy_node|pusht_node|recorder --ros-args ...`."""
+"""Run a node: `python -m robotics.ros2 policy_node|pusht_node|stereo_node|recorder --ros-args ...`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import import_module
 from robotics.ros2 import require_ros
 from shared.errors import FewstepError, InputError
 
-NODES = ("policy_node", "pusht_node", "recorder")
+NODES = ("policy_node", "pusht_node", "stereo_node", "recorder")
 
 
 def main(arguments: list[str] | None = None) -> int:

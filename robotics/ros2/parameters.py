@@ -7,6 +7,7 @@ else on configure, with an error that names the parameter.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,12 +76,12 @@ SPECS: dict[str, Spec] = {
 EMPTY = {name for name, spec in SPECS.items() if spec.default in (INTEGERS, DOUBLES, STRINGS)}
 
 
-def declare(node: Any) -> None:
+def declare(node: Any, specs: Mapping[str, Spec] = SPECS) -> None:
     """Declare all parameters, with descriptors; values of another type or out of range are refused by ROS."""
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
     from rclpy.parameter import Parameter
 
-    for name, spec in SPECS.items():
+    for name, spec in specs.items():
         descriptor = ParameterDescriptor(description=spec.text)
         if spec.low is not None and spec.high is not None:
             if isinstance(spec.default, int):
@@ -89,6 +90,18 @@ def declare(node: Any) -> None:
                 descriptor.floating_point_range = [FloatingPointRange(from_value=spec.low, to_value=spec.high)]
         kind = Parameter(name, value=spec.default).type_
         node.declare_parameter(name, kind if name in EMPTY else spec.default, descriptor)
+
+
+def answer_change(parameters: Iterable[Any], specs: Mapping[str, Spec], *, configured: bool) -> Any:
+    """Return the answer to a change of parameters: those of `specs` are refused while the node is configured."""
+    from rcl_interfaces.msg import SetParametersResult
+
+    changed = [parameter.name for parameter in parameters if parameter.name in specs]
+    if configured and changed:
+        return SetParametersResult(
+            successful=False, reason=f"{', '.join(changed)}: read on configure; clean up the node first"
+        )
+    return SetParametersResult(successful=True)
 
 
 @dataclass(frozen=True)
@@ -151,16 +164,16 @@ def read(values: dict[str, Any], policy: PolicyConfig) -> NodeSettings:
     frozen = _optional(values, "observation_frozen_ms", len(names), 0.0)
     images = {field.name for field in policy.images}
     for name, kind in zip(names, values["observation_types"], strict=True):
-        _one_of("observation_types", kind, [IMAGE] if name in images else [one for one in NUMBERS if one != IMAGE])
+        one_of("observation_types", kind, [IMAGE] if name in images else [one for one in NUMBERS if one != IMAGE])
     for name in ("action_low", "action_high", "action_velocity"):
         _need(values, name, size, "one for each number of the policy's action")
     acceleration = _optional(values, "action_acceleration", size, math.nan)
     hold = _optional(values, "action_hold", size, math.nan)
-    _one_of("output", values["output"], OUTPUTS)
+    one_of("output", values["output"], OUTPUTS)
     if values["output"] in ("twist", "twist_stamped"):
         _need(values, "twist_axes", size, "one for each number of the policy's action")
         for axis in values["twist_axes"]:
-            _one_of("twist_axes", axis, AXES)
+            one_of("twist_axes", axis, AXES)
     named = tuple(values["action_names"]) or policy.action.labels
     if values["output"] == "joint_trajectory" and len(named) != size:
         raise InputError(
@@ -220,7 +233,7 @@ def _position(values: dict[str, Any], policy: PolicyConfig, hold: list[float]) -
                 "the observation, or give action_hold for every number.",
             )  # fmt: skip
         return None
-    _one_of("position_observation", name, [field.name for field in policy.observation])
+    one_of("position_observation", name, [field.name for field in policy.observation])
     _need(values, "position_columns", policy.action.size, "one for each number of the policy's action")
     field = next(field for field in policy.observation if field.name == name)
     sure = field.size if field.columns is None else max(field.columns) + 1  # shorter samples are refused by the loop
@@ -251,7 +264,8 @@ def _need(values: dict[str, Any], name: str, count: int, what: str) -> None:
         )  # fmt: skip
 
 
-def _one_of(name: str, value: str, known: Any) -> None:
+def one_of(name: str, value: str, known: Collection[str]) -> None:
+    """Raise `InputError` if the value of the parameter `name` is none of the known ones."""
     if value not in known:
         raise InputError(
             f"parameter {name}", found=repr(value), expected=f"one of {', '.join(known)}",

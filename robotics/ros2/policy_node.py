@@ -19,24 +19,19 @@ SIGTERM) brings the robot to rest before the node ends.
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
 from rclpy.exceptions import ParameterUninitializedException
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool, Trigger
 
 from robotics.policy.messages import NUMBERS, stamp_of
@@ -46,7 +41,8 @@ from robotics.policy.runtime.loop import Command, ControlLoop
 from robotics.policy.runtime.pacing import Clock
 from robotics.ros2 import messages
 from robotics.ros2.diagnostics import RosLog, status_of
-from robotics.ros2.parameters import EMPTY, SPECS, NodeSettings, declare, read
+from robotics.ros2.parameters import EMPTY, SPECS, NodeSettings, answer_change, declare, read
+from robotics.ros2.spinning import spin
 from shared.errors import FewstepError, InputError
 
 if TYPE_CHECKING:
@@ -301,13 +297,8 @@ class PolicyNode(LifecycleNode):
         # The stamp is by the clock of ROS, the loop's may be another: what they share is the age.
         loop.observe(name, values, None if stamp is None else loop.clock.now() - (self._seconds() - stamp))
 
-    def _on_set(self, parameters: Any) -> SetParametersResult:
-        changed = [parameter.name for parameter in parameters if parameter.name in SPECS]
-        if self._settings is not None and changed:
-            return SetParametersResult(
-                successful=False, reason=f"{', '.join(changed)}: read on configure; clean up the node first"
-            )
-        return SetParametersResult(successful=True)
+    def _on_set(self, parameters: Any) -> Any:
+        return answer_change(parameters, SPECS, configured=self._settings is not None)
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         loop = self._loop
@@ -346,19 +337,7 @@ class PolicyNode(LifecycleNode):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the node until it is interrupted."""
-    # The handlers of rclpy would end publishing before the robot is at rest.
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    node = PolicyNode()
-    executor = MultiThreadedExecutor(num_threads=3)  # sensors, services, and a transition that waits
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    spin(PolicyNode, arguments)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from robotics.stereo.camera import StereoCamera
 from shared.errors import InputError
 
 FIX = "Give a calibration of this layout, or correct the file."
+GIVE_BASELINE = "Correct the file, or give the baseline yourself (--baseline, m)."
 
 
 def read_calibration(
@@ -97,7 +98,9 @@ def _middlebury(path: Path, text: str, baseline: float | None) -> StereoCamera:
 
     left = numbers("cam0", 9)
     doffs = numbers("doffs", 1)[0]
-    metres = numbers("baseline", 1)[0] / 1000 if baseline is None else baseline
+    if baseline is None and "baseline" not in values:
+        raise InputError(path, found="no baseline", expected="baseline=, mm", fix=GIVE_BASELINE)
+    metres = _positive(path, numbers("baseline", 1)[0] / 1000 if baseline is None else baseline)
     width, height = (int(numbers(key, 1)[0]) for key in ("width", "height"))
     return StereoCamera(width, height, left[0], left[4], left[2], left[2] + doffs, left[5], metres)
 
@@ -127,11 +130,21 @@ def _kitti(path: Path, text: str, size: tuple[int, int] | None, baseline: float 
         raise InputError(
             path, found="no size of the images", expected="S_rect_02, or the images", fix="Give the images as well."
         )
-    metres = (left[0, 3] - right[0, 3]) / left[0, 0] if baseline is None else baseline
+    metres = _positive(path, float((left[0, 3] - right[0, 3]) / left[0, 0]) if baseline is None else baseline)
     return StereoCamera(
         size[0], size[1], float(left[0, 0]), float(left[1, 1]), float(left[0, 2]), float(right[0, 2]),
-        float(left[1, 2]), float(metres),
+        float(left[1, 2]), metres,
     )  # fmt: skip
+
+
+def _positive(path: Path, baseline: float) -> float:
+    """Return a baseline, m, that is one."""
+    if not baseline > 0:
+        raise InputError(
+            path, found=f"a baseline of {baseline:g} m", expected="a positive one",
+            fix="Swap left and right if it is negative; if it is missing, give --baseline, m.",
+        )  # fmt: skip
+    return baseline
 
 
 def _right_of(path: Path) -> Path:
@@ -185,7 +198,7 @@ def camera_from_projections(
             source, found=f"fx {right[0, 0]:g}, cy {right[1, 2]:g}",
             expected=f"those of the left camera: {left[0, 0]:g}, {left[1, 2]:g}", fix="Rectify the pair together.",
         )  # fmt: skip
-    metres = -right[0, 3] / right[0, 0] if baseline is None else baseline
+    metres = 0.0 - right[0, 3] / right[0, 0] if baseline is None else baseline
     if not metres > 0:
         raise InputError(
             source, found=f"P[3] = {right[0, 3]:g}, a baseline of {metres:g} m",
@@ -211,6 +224,7 @@ def _realsense(path: Path, text: str, baseline: float | None) -> StereoCamera:
         key = error.args[0] if isinstance(error, KeyError) else None
         raise InputError(
             path, found="no JSON of a camera" if key is None else f"no {key!r}",
-            expected="width, height, fx, fy, ppx, ppy, and baseline (m) or stereo_baseline (mm)", fix=FIX,
+            expected="width, height, fx, fy, ppx, ppy, and baseline (m) or stereo_baseline (mm)",
+            fix=GIVE_BASELINE if key == "baseline" else FIX,
         ) from error  # fmt: skip
-    return StereoCamera(width, height, fx, fy, cx, cx, cy, baseline)
+    return StereoCamera(width, height, fx, fy, cx, cx, cy, _positive(path, baseline))

@@ -122,13 +122,18 @@ def check_pair(pair: StereoPair, max_disparity: float | None = None) -> PairRepo
     return PairReport(**{**report.__dict__, "findings": tuple(_findings(report))})
 
 
-def require_pair(pair: StereoPair, source: str) -> PairReport:
+def require_pair(pair: StereoPair, source: str, max_disparity: float | None = None) -> PairReport:
     """Return the report of a pair.
+
+    Args:
+        pair: two images.
+        source: names them in the error.
+        max_disparity: as of `check_pair`.
 
     Raises:
         InputError: it has a fault.
     """
-    report = check_pair(pair)
+    report = check_pair(pair, max_disparity)
     for finding in report.findings:
         if finding.fault:
             raise InputError(source, found=finding.found, expected="a rectified pair, left first", fix=finding.fix)

@@ -1,4 +1,4 @@
-"""Stereo depth: generate pairs with exact truth, check pairs, evaluate disparities: `fewstep stereo`."""
+"""Stereo depth: a pair to disparity, confidence and metres; training, scenes with truth, checks: `fewstep stereo`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from typing import Annotated
 
 import typer
 
-from shared.errors import InputError
+from robotics.stereo import cli_depth, cli_models
+from robotics.stereo.options import Baseline, Calib, CalibRight, LeftImage, MaxDisparity, RightImage, size_of
 from shared.options import Json, Quiet, Seed
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-Calib = Annotated[
-    Path | None, typer.Option(help="Calibration: Middlebury or KITTI .txt, ROS .yaml (left), RealSense .json.")
-]
-CalibRight = Annotated[
-    Path | None, typer.Option(help="ROS .yaml of the right camera; default: 'left' becomes 'right' in --calib.")
-]
-Baseline = Annotated[float | None, typer.Option(help="m; instead of the calibration's.")]
+app.command()(cli_depth.depth)
+app.command()(cli_models.train)
+app.command()(cli_models.calibrate)
+app.command()(cli_models.export)
 
 
 @app.command()
@@ -39,7 +37,7 @@ def generate(
     from shared.config import load_config
 
     settings = load_config(config, ScenesConfig)
-    done = generate(output, settings, scenes, _size(size), seed, jobs=jobs)
+    done = generate(output, settings, scenes, size_of(size), seed, jobs=jobs)
     if quiet:
         for _ in done:
             pass
@@ -57,33 +55,29 @@ def generate(
 
 @app.command()
 def doctor(
-    left: Annotated[Path, typer.Argument(metavar="LEFT", help="Left image.")],
-    right: Annotated[Path, typer.Argument(metavar="RIGHT", help="Right image.")],
+    left: LeftImage,
+    right: RightImage,
     calib: Calib = None,
     calib_right: CalibRight = None,
     baseline: Baseline = None,
-    max_disparity: Annotated[float | None, typer.Option(min=1, help="px; default: 30 % of the width.")] = None,
+    max_disparity: MaxDisparity = None,
     json: Json = None,
 ) -> None:
     """Say whether two images are a rectified pair, left first: rows, sides, exposure, texture, calibration."""
     import numpy as np
 
-    from robotics.stereo.calibration import read_calibration
     from robotics.stereo.checks import check_pair
-    from robotics.stereo.formats import read_image
-    from robotics.stereo.pair import StereoPair
+    from robotics.stereo.inputs import read_pair
     from shared.numbers import write_numbers
 
-    images = read_image(left), read_image(right)
-    size = images[0].shape[1], images[0].shape[0]
-    camera = None if calib is None else read_calibration(calib, right=calib_right, size=size, baseline=baseline)
-    report = check_pair(StereoPair(*images, camera), max_disparity)
+    pair = read_pair(left, right, calib=calib, calib_right=calib_right, baseline=baseline)
+    report = check_pair(pair, max_disparity)
     numbers = report.numbers()
     for name, value in numbers.items():
         typer.echo(f"{name:20}{value:.4g}" if isinstance(value, float) else f"{name:20}{value}")
-    if camera is not None:
+    if (camera := pair.camera) is not None:
         typer.echo(f"{'camera':20}fx {camera.fx:g} px, baseline {camera.baseline:g} m, doffs {camera.doffs:g} px")
-        nearest, farthest = camera.depth(np.array([max_disparity or 0.3 * size[0], 1.0]))
+        nearest, farthest = camera.depth(np.array([max_disparity or 0.3 * camera.width, 1.0]))
         typer.echo(f"{'depth range':20}{nearest:.3g} m to {farthest:.3g} m (at 1 px)")
     for finding in report.findings:
         typer.echo(f"{'fault' if finding.fault else 'warning'}: {finding.found}. {finding.fix}")
@@ -123,10 +117,3 @@ def evaluate(
         typer.echo(f"{name:24}{value:.4g}")
     if json is not None:
         write_numbers(json, numbers)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if width.isdecimal() and height.isdecimal() and int(width) >= 32 and int(height) >= 32:
-        return int(width), int(height)
-    raise InputError("--size", found=repr(text), expected="WxH of at least 32 pixels each", fix="Such as 320x240.")

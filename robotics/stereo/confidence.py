@@ -18,6 +18,8 @@ References:
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from pydantic import FiniteFloat, PositiveFloat
 
@@ -55,6 +57,22 @@ class Confidence(Settings):
     def interval(self, signs: np.ndarray) -> np.ndarray:
         """Return half of the width of the 90 % interval, px."""
         return self.factor * self.scale(signs)
+
+
+class FittedConfidence(Settings):
+    """A confidence with its origin, as a model file holds it.
+
+    Attributes:
+        numbers: of the confidence.
+        settings: of the estimation whose errors it was fitted to; it is calibrated for these alone.
+        data: the scenes, `SceneFolders.facts`, and which of them each half was.
+        measured: how well it does, see `robotics.stereo.calibrating`.
+    """
+
+    numbers: Confidence
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    measured: dict[str, float]
 
 
 def trouble(spread: np.ndarray, disagreement: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ The right map comes from the same network: both images mirrored and exchanged, t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from robotics.stereo.config import Settings
 from robotics.stereo.guidance import Guidance, GuidanceWeights
 from robotics.stereo.model import StereoModel
 from robotics.stereo.pair import StereoPair
+from robotics.stereo.resizing import Size, resized_disparity, resized_image, shrunk_disparity
 from robotics.stereo.sgbm import sgbm
+from robotics.stereo.video import VideoPair
 from shared.errors import InputError
 
 FAR = 0.3  # of the width: the largest disparity that is searched, without other words
@@ -34,6 +36,8 @@ class EstimateSettings(Settings):
         samples: drawn in one batch; their median is the map, their spread a sign of trouble.
         first: what the sampling begins from: "sgbm", the "raw" map that is given, or "none", the best of the network's
             own cost volume.
+        enlarge: how many times larger than they are the network sees the images. It works at a quarter of their size,
+            so that in small pictures what is thin is found only so; the time grows with the square.
         max_disparity: px; None is 30 % of the width.
         threshold: confidence below which the map has a hole; 0 leaves it dense.
         guidance: of the left map, with the right one known.
@@ -42,6 +46,7 @@ class EstimateSettings(Settings):
     calls: PositiveInt = 4
     samples: PositiveInt = 4
     first: Literal["sgbm", "raw", "none"] = "sgbm"
+    enlarge: Annotated[float, Field(ge=1, le=4)] = 1.0
     max_disparity: PositiveFloat | None = None
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
     guidance: GuidanceWeights = GuidanceWeights()
@@ -60,6 +65,7 @@ class StereoResult:
         right: disparity of the right image, px.
         confidence: chance that the error is at most 1 px; None for a model without a fitted one.
         interval: half of the width of the 90 % interval, px; None likewise.
+        warm: whether the map started from the last frame.
     """
 
     disparity: np.ndarray
@@ -70,6 +76,7 @@ class StereoResult:
     right: np.ndarray
     confidence: np.ndarray | None
     interval: np.ndarray | None
+    warm: bool
 
 
 def estimate(
@@ -80,6 +87,7 @@ def estimate(
     raw: np.ndarray | None = None,
     confidence: Confidence | None = None,
     generator: torch.Generator | None = None,
+    video: VideoPair | None = None,
 ) -> StereoResult:
     """Make a map.
 
@@ -88,45 +96,55 @@ def estimate(
         pair: rectified images.
         settings: how.
         raw: a sensor's map of the left image, (height, width) in px, NaN in holes; for `first="raw"`, and for guidance.
-        confidence: fitted numbers; None leaves confidence and interval out.
+        confidence: fitted numbers; None for the model's own, and without those confidence and interval are left out.
         generator: source of all noise.
+        video: the last frame, from which this one starts, and then this one; a frame that starts from noise takes its
+            number of calls.
 
     Raises:
         InputError: a raw map that is asked for and absent, of another size, or a threshold without a confidence.
     """
     chosen = settings or EstimateSettings()
-    if chosen.first == "raw" and raw is None:
-        raise InputError("raw", found="none", expected="a sensor's map", fix="Give one, or begin from sgbm or none.")
-    if chosen.threshold and confidence is None:
+    if raw is None and (chosen.first == "raw" or chosen.guidance.raw):
+        raise InputError("raw", found="none", expected="a sensor's map", fix="Give one, or begin and guide without it.")
+    judge = confidence or model.confidence
+    if chosen.threshold and judge is None:
         raise InputError(
             "threshold", found=f"{chosen.threshold:g}, and a model without a fitted confidence", expected="0",
             fix="Fit one with `fewstep stereo calibrate`, or leave the threshold out.",
         )  # fmt: skip
-    far = chosen.max_disparity or FAR * pair.left.shape[1]
+    height, width = pair.left.shape[:2]
+    far = chosen.max_disparity or FAR * width
     left, right = pair.left, pair.right
     first = raw if chosen.first == "raw" else _matched(left, right, far, chosen.first)
     mirrored = np.ascontiguousarray(right[:, ::-1]), np.ascontiguousarray(left[:, ::-1])
     # A sensor's map is of the left camera: the right one begins as if there were none.
     other = _matched(*mirrored, far, "none" if chosen.first == "raw" else chosen.first)
-    seen = model.look(*mirrored, other, far)
-    drawn = model.draw(seen, calls=chosen.calls, samples=1, generator=generator)
+    size = round(chosen.enlarge * height), round(chosen.enlarge * width)
+
+    def seen(pair: tuple[np.ndarray, np.ndarray], first: np.ndarray | None) -> tuple[Any, ...]:
+        """Return what the network looks at: images, first map and largest disparity at the size it sees."""
+        return *(resized_image(image, size) for image in pair), _resized(first, size), far * size[1] / width
+
+    memory = video or VideoPair.of(model, calls=chosen.calls)
+    drawn = memory.right.draw(*seen(mirrored, other), samples=1, generator=generator).drawn
     from_right = drawn.disparity[0].cpu().numpy()[:, ::-1].copy()
     guidance = None
     if not chosen.guidance.off:
-        tensors = (None if value is None else torch.from_numpy(value).to(model.device) for value in (from_right, raw))
+        maps = from_right, _resized(raw, size)
+        tensors = (None if value is None else torch.from_numpy(value).to(model.device) for value in maps)
         guidance = Guidance(chosen.guidance, *tensors)
-    view = model.look(left, right, first, far)
-    samples = (
-        model.draw(view, calls=chosen.calls, samples=chosen.samples, generator=generator, guidance=guidance)
-        .disparity.cpu()
-        .numpy()
+    frame = memory.left.draw(
+        *seen((left, right), first), samples=chosen.samples, generator=generator, guidance=guidance
     )
+    samples = np.stack([shrunk_disparity(one, (height, width)) for one in frame.drawn.disparity.cpu().numpy()])
+    from_right = shrunk_disparity(from_right, (height, width))
     dense = np.median(samples, 0).astype(np.float32)
     spread = samples.std(0).astype(np.float32)
     apart = disagreement(dense, from_right)
     known = np.zeros(dense.shape, bool) if first is None else np.isfinite(first)
     signs = trouble(spread, apart, known)
-    sure = None if confidence is None else confidence.probability(signs)
+    sure = None if judge is None else judge.probability(signs)
     return StereoResult(
         disparity=dense if sure is None else np.where(sure < chosen.threshold, np.float32(np.nan), dense),
         dense=dense,
@@ -135,9 +153,14 @@ def estimate(
         known=known,
         right=from_right,
         confidence=sure,
-        interval=None if confidence is None else confidence.interval(signs),
+        interval=None if judge is None else judge.interval(signs),
+        warm=frame.warm,
     )
 
 
 def _matched(left: np.ndarray, right: np.ndarray, far: float, first: str) -> np.ndarray | None:
     return sgbm(left, right, far) if first == "sgbm" else None
+
+
+def _resized(disparity: np.ndarray | None, size: Size) -> np.ndarray | None:
+    return None if disparity is None else resized_disparity(disparity, size)

@@ -1,16 +1,22 @@
-"""Stereo models on disk: one safetensors file that describes itself."""
+"""Stereo models on disk: one safetensors file that describes itself.
+
+The header holds the kind, the configuration, the facts of the training and, once fitted, the confidence with what it
+was fitted on.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
+from robotics.stereo.confidence import FittedConfidence
 from robotics.stereo.config import StereoConfig
 from robotics.stereo.model import StereoModel
 from robotics.stereo.networks import StereoNetwork
@@ -18,6 +24,44 @@ from shared.errors import InputError
 from shared.files import atomic_path
 
 KIND = "fewstep stereo 1"
+
+
+@dataclass(frozen=True)
+class StereoFile:
+    """What a model file holds.
+
+    Attributes:
+        path: of the file.
+        sha256: of the file, hexadecimal.
+        config: of the model.
+        tensors: of its network, as stored.
+        training: facts, JSON types.
+        fitted: confidence and what it was fitted on; None before `fewstep stereo calibrate`.
+    """
+
+    path: Path
+    sha256: str
+    config: StereoConfig
+    tensors: dict[str, Tensor]
+    training: dict[str, Any]
+    fitted: FittedConfidence | None
+
+    def model(self, device: torch.device | str = "cpu") -> StereoModel:
+        """Return the model in evaluation mode; it runs in float32.
+
+        Raises:
+            InputError: the tensors do not fit the configuration.
+        """
+        network = StereoNetwork(self.config)
+        try:
+            network.load_state_dict({name: value.float() for name, value in self.tensors.items()})
+        except RuntimeError as error:
+            raise InputError(
+                self.path, found=str(error).replace("\n", " ")[:200], expected="the tensors of its configuration",
+                fix="Give the weights and the configuration that belong together.",
+            ) from error  # fmt: skip
+        confidence = None if self.fitted is None else self.fitted.numbers
+        return StereoModel(self.config, network.eval().requires_grad_(False), device, confidence)
 
 
 def save_stereo(
@@ -37,20 +81,20 @@ def save_stereo(
         facts: what it was trained on and how, JSON types.
         half: store in float16, half of the size.
     """
-    from safetensors.torch import save_file
-
     dtype = torch.float16 if half else torch.float32
-    tensors = {name: value.detach().cpu().to(dtype).contiguous().clone() for name, value in network.items()}
-    header = {"kind": KIND, "config": config.model_dump_json(), "training": json.dumps(dict(facts))}
-    with atomic_path(path, overwrite=True) as scratch:
-        save_file(tensors, scratch, metadata=header)
+    _write(path, config, {name: value.detach().cpu().to(dtype) for name, value in network.items()}, facts, None)
 
 
-def load_stereo(name: str | os.PathLike[str], device: torch.device | str = "cpu") -> StereoModel:
-    """Read a model by name or path, in evaluation mode; it runs in float32.
+def save_fitted(path: str | os.PathLike[str], file: StereoFile, fitted: FittedConfidence) -> None:
+    """Write a model again with a confidence; tensors and facts stay bit for bit. An existing file is replaced."""
+    _write(path, file.config, file.tensors, file.training, fitted)
+
+
+def read_stereo(name: str | os.PathLike[str]) -> StereoFile:
+    """Read a model file by name or path.
 
     Raises:
-        InputError: no such weights, weights of another kind, or tensors that do not fit the configuration.
+        InputError: no such weights, weights of another kind, or a header that cannot be read.
     """
     from shared.weights import load
 
@@ -62,27 +106,32 @@ def load_stereo(name: str | os.PathLike[str], device: torch.device | str = "cpu"
         )  # fmt: skip
     try:
         config = StereoConfig.model_validate_json(weights.metadata["config"])
-    except (KeyError, ValidationError) as error:
+        training = dict(json.loads(weights.metadata.get("training", "{}")))
+        stored = weights.metadata.get("confidence")
+        fitted = None if stored is None else FittedConfidence.model_validate_json(stored)
+    except (KeyError, ValueError) as error:  # pydantic's and json's errors are ValueErrors
         raise InputError(
             weights.path, found="a damaged header", expected=repr(KIND), fix="Write the file again."
         ) from error
-    network = StereoNetwork(config)
-    try:
-        network.load_state_dict({name: value.float() for name, value in weights.tensors.items()})
-    except RuntimeError as error:
-        raise InputError(
-            weights.path, found=str(error).replace("\n", " ")[:200], expected="the tensors of its configuration",
-            fix="Give the weights and the configuration that belong together.",
-        ) from error  # fmt: skip
-    return StereoModel(config, network.eval().requires_grad_(False), device)
+    return StereoFile(weights.path, weights.sha256, config, weights.tensors, training, fitted)
 
 
-def stereo_facts(name: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the facts of the training that a model file holds.
+def load_stereo(name: str | os.PathLike[str], device: torch.device | str = "cpu") -> StereoModel:
+    """Return the model of a file, with its confidence if one was fitted: `read_stereo(name).model(device)`."""
+    return read_stereo(name).model(device)
 
-    Raises:
-        InputError: no such weights.
-    """
-    from shared.weights import load
 
-    return dict(json.loads(load(name).metadata.get("training", "{}")))
+def _write(
+    path: str | os.PathLike[str],
+    config: StereoConfig,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    fitted: FittedConfidence | None,
+) -> None:
+    from safetensors.torch import save_file
+
+    header = {"kind": KIND, "config": config.model_dump_json(), "training": json.dumps(dict(facts))}
+    if fitted is not None:
+        header["confidence"] = fitted.model_dump_json()
+    with atomic_path(path, overwrite=True) as scratch:
+        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, scratch, metadata=header)

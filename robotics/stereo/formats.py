@@ -39,7 +39,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         values = (values.astype(np.uint32) >> 8).astype(np.uint8)
     if values.ndim == 2:
         values = np.stack([values] * 3, -1)
-    return np.ascontiguousarray(values[..., :3])
+    return np.array(values[..., :3])  # Pillow's own pixels are read-only, and torch warns of that
 
 
 def decode(values: np.ndarray, encoding: str, *, scale: float = 1.0, minimum: int = 0) -> np.ndarray:

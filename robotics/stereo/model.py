@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from robotics.stereo.confidence import Confidence
 from robotics.stereo.config import StereoConfig
 from robotics.stereo.networks import Prepared, StereoNetwork
 from robotics.stereo.networks.upsample import FACTOR
@@ -78,10 +79,17 @@ class StereoModel:
         config: sizes.
         network: in evaluation mode, with its weights.
         device: where to compute.
+        confidence: fitted to the errors of this network; None before a fit.
     """
 
-    def __init__(self, config: StereoConfig, network: StereoNetwork, device: torch.device | str = "cpu") -> None:
-        self.config, self.device = config, torch.device(device)
+    def __init__(
+        self,
+        config: StereoConfig,
+        network: StereoNetwork,
+        device: torch.device | str = "cpu",
+        confidence: Confidence | None = None,
+    ) -> None:
+        self.config, self.device, self.confidence = config, torch.device(device), confidence
         self.network = network.to(self.device)
         self.process: TableVP = config.process()
 
@@ -117,9 +125,8 @@ class StereoModel:
         start, known = first_map(first, (height, width))
         images = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255 for image in (left, right)]
         maps = [torch.from_numpy(value)[None, None] for value in (start, known)]
-        seen, other, begin, measured = (self._padded(value).to(self.device) for value in (*images, *maps))
-        # A volume wider than the image compares nothing with nothing.
-        disparities = min(math.ceil(max_disparity / FACTOR) + MARGIN, seen.shape[-1] // FACTOR)
+        seen, other, begin, measured = (self.padded(value).to(self.device) for value in (*images, *maps))
+        disparities = self.disparities(max_disparity, width)
         return View(self, self.network.prepare(seen, other, begin, measured, disparities), height, width)
 
     def draw(
@@ -162,7 +169,14 @@ class StereoModel:
         plain = NetworkDenoiser(self.network, self.process, "sample", conditioning={"prepared": view.prepared})
         return clipped(plain, -1.0, 1.0)
 
-    def _padded(self, value: Tensor) -> Tensor:
+    def disparities(self, max_disparity: float, width: int) -> int:
+        """Return the size of the cost volume of images so wide, quarter pixels."""
+        # A volume wider than the image compares nothing with nothing.
+        most = (width + -width % self.config.multiple) // FACTOR
+        return min(math.ceil(max_disparity / FACTOR) + MARGIN, most)
+
+    def padded(self, value: Tensor) -> Tensor:
+        """Return (N, C, H, W) with the last row and column repeated up to the next multiples that the network needs."""
         height, width = value.shape[-2:]
         more = -height % self.config.multiple, -width % self.config.multiple
         return functional.pad(value, (0, more[1], 0, more[0]), mode="replicate")

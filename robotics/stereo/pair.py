@@ -60,6 +60,16 @@ class StereoPair:
                 fix="Give the calibration of these images, or resize it with StereoCamera.resized.",
             )  # fmt: skip
 
+    def resized(self, width: int, height: int) -> StereoPair:
+        """Return the pair resampled by Lanczos windows, with its camera; disparities scale by width / old width."""
+        from PIL import Image
+
+        left, right = (
+            np.array(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+            for image in (self.left, self.right)
+        )
+        return StereoPair(left, right, None if self.camera is None else self.camera.resized(width, height))
+
 
 @dataclass(frozen=True)
 class StereoSample:

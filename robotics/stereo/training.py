@@ -4,6 +4,8 @@ r"""Training of a stereo model on generated scenes.
            + w_f E asinh(|d^ - d|)                                        the full map of the same estimate, px
            + w_v E [-log softmax(S)(d / 4)]   where the partner is seen   the cost volume, linear between entries
 
+Pixels on glass and mirrors count 1 + w_h times in the first two: they are few, and the rest is no help for them.
+
 The levels of half of a batch are those of pure noise, where a sampling of few calls decides most; the others are
 uniform over the table. The map that the diffusion begins from is the sample's raw one, the same with more holes, or
 none, by chance, so that one network serves all three.
@@ -25,6 +27,7 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
+from torch.nn import functional
 
 from robotics.stereo.config import Settings, StereoConfig
 from robotics.stereo.crops import Crops
@@ -57,6 +60,8 @@ class StereoTraining(Settings):
         average: largest decay of the average of weights that is exported.
         full_weight: w_f.
         volume_weight: w_v.
+        hard_weight: w_h.
+        enlarged: share of crops that are cut out smaller, by up to 2, and enlarged.
         raw: share of crops that begin from the raw map; half of them with more holes.
         log_every: steps between two lines of the log.
         checkpoint_minutes: time between two checkpoints.
@@ -76,6 +81,8 @@ class StereoTraining(Settings):
     average: Share = 0.999
     full_weight: NonNegativeFloat = 0.2
     volume_weight: NonNegativeFloat = 0.05
+    hard_weight: NonNegativeFloat = 0.0
+    enlarged: Share = 0.0
     raw: Share = 0.75
     log_every: PositiveInt = 100
     checkpoint_minutes: NonNegativeFloat = 3.0
@@ -142,8 +149,8 @@ class StereoTrainer:
     def losses(self, source: np.random.Generator) -> dict[str, Tensor]:
         """Return the three losses of a batch that the source draws, differentiable."""
         settings = self.settings
-        cut = self.crops.draw(settings.batch, settings.crop, settings.raw, source)
-        left, right, truth, first, known, seen = (torch.from_numpy(value).to(self.device) for value in cut)
+        cut = self.crops.draw(settings.batch, settings.crop, settings.raw, settings.enlarged, source)
+        left, right, truth, first, known, seen, hard = (torch.from_numpy(value).to(self.device) for value in cut)
         disparities = math.ceil(settings.max_disparity / FACTOR) + 1
         prepared = self.network.prepare(left, right, first, known, disparities)
         x0 = self.network.encode(reduced(truth) / FACTOR - prepared.start).clamp(-1, 1)
@@ -154,9 +161,10 @@ class StereoTrainer:
         x = self.process.add_noise(x0, noise, level)
         estimate = self.network(x, torch.from_numpy(entry).to(self.device, torch.float32), prepared=prepared)
         full = self.network.full(estimate, prepared)
+        weight = 1 + settings.hard_weight * hard
         return {
-            "estimate": (estimate - x0).abs().mean(),
-            "full": torch.asinh((full - truth).abs()).mean(),
+            "estimate": (functional.avg_pool2d(weight, FACTOR) * (estimate - x0).abs()).mean(),
+            "full": (weight * torch.asinh((full - truth).abs())).mean(),
             "volume": volume_loss(prepared.score, truth, seen),
         }
 
@@ -208,8 +216,14 @@ class StereoTrainer:
                 save_checkpoint(self.folder / CHECKPOINT, self.network, self.average, self.optimiser, self.facts)
                 saved = time.monotonic()
 
-    def export(self, path: Path, *, half: bool = False) -> dict[str, Any]:
-        """Write the averaged weights as a model file and return the facts in its header."""
+    def export(self, path: Path, *, half: bool = False, origin: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Write the averaged weights as a model file and return the facts in its header.
+
+        Args:
+            path: ending in .safetensors.
+            half: store in float16.
+            origin: more facts: "data", the scenes as `SceneFolders.facts`, and "start", the model it began with.
+        """
         settings = self.settings
         facts = {
             "name": settings.name,
@@ -224,6 +238,7 @@ class StereoTrainer:
             "scenes": self.crops.count,
             "parameters": sum(value.numel() for value in self.network.parameters()),
             "losses": self.facts["losses"],
+            **(origin or {}),
         }
         save_stereo(path, settings.model, self.average.average, facts, half=half)
         return facts

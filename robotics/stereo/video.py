@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
+from torch.nn import functional
 
 from robotics.stereo.config import Settings
 from robotics.stereo.guidance import photometric
-from robotics.stereo.model import Drawn, StereoModel, View
+from robotics.stereo.model import Change, Drawn, StereoModel, View
 from robotics.stereo.networks import reduced
 from robotics.stereo.networks.upsample import FACTOR, warped
 from shared.grid import explicit_grid
@@ -76,6 +77,7 @@ class VideoStereo:
         *,
         samples: int = 1,
         generator: torch.Generator | None = None,
+        guidance: Change | None = None,
     ) -> Frame:
         """Sample a frame; arguments as of `StereoModel.look` and `draw`.
 
@@ -93,12 +95,13 @@ class VideoStereo:
             known = known.expand(samples, -1, -1, -1)
             noise = standard_normal(known.shape, generator, dtype=torch.float32, device=self.model.device)
             x = process.add_noise(known, noise, grid.times[0])
-            drawn = self.model.draw(view, samples=samples, generator=generator, grid=grid, x=x)
+            drawn = self.model.draw(view, samples=samples, generator=generator, grid=grid, x=x, guidance=guidance)
         else:
-            drawn = self.model.draw(view, samples=samples, generator=generator, calls=self.calls)
-        with torch.no_grad():
-            full = self.model.network.full(drawn.x, view.prepared.repeated(samples))
-        self._last = full.median(0, keepdim=True).values
+            drawn = self.model.draw(view, samples=samples, generator=generator, calls=self.calls, guidance=guidance)
+        height, width = view.prepared.first.shape[-2:]
+        median = drawn.disparity.median(0, keepdim=True).values[:, None]
+        # Padded as the images were, so that the next frame can be compared with it.
+        self._last = functional.pad(median, (0, width - view.width, 0, height - view.height), mode="replicate")
         return Frame(drawn, warm)
 
     def _cut(self, view: View, last: Tensor) -> bool:
@@ -106,3 +109,26 @@ class VideoStereo:
         left, right = ((image + 2) / 4 for image in (prepared.left, prepared.right))
         costs = [float(photometric(left, warped(right, value)).mean()) for value in (last, prepared.first)]
         return costs[0] > self.settings.cut * costs[1]
+
+
+@dataclass(frozen=True)
+class VideoPair:
+    """What is remembered of a pair of cameras: both maps of the last frame.
+
+    Attributes:
+        left: of the left images.
+        right: of the right ones, mirrored as `robotics.stereo.estimation` sees them.
+    """
+
+    left: VideoStereo
+    right: VideoStereo
+
+    @classmethod
+    def of(cls, model: StereoModel, settings: VideoSettings | None = None, *, calls: int = 4) -> VideoPair:
+        """Return the memory of a model, empty; arguments as of `VideoStereo`."""
+        return cls(*(VideoStereo(model, settings, calls=calls) for _ in range(2)))
+
+    def reset(self) -> None:
+        """Forget the last frame."""
+        self.left.reset()
+        self.right.reset()

@@ -12,12 +12,9 @@ odd number of columns it lies one column to the left, symmetrical about N//2 - 1
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from medical.reconstruction.learned.disco import UnitSquareBasis
@@ -28,6 +25,7 @@ from medical.reconstruction.learned.udno import udno
 from medical.reconstruction.learned.unet import unet
 from medical.reconstruction.learned.varnet import UnrolledNetwork
 from shared.errors import InputError
+from shared.interop.state_dict import read_state_dict
 
 POOLS = 4
 _IN_BLOCK = {"layers.0": "first", "layers.4": "second"}
@@ -44,28 +42,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         InputError: the file is absent or holds anything else.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = Path(path)
-    try:
-        if path.suffix == ".safetensors":
-            content: object = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise InputError(
-            path,
-            found=f"no readable weights ({' '.join(str(error).split())[:120]})",
-            expected="a state dict, a Lightning checkpoint or safetensors, holding tensors only",
-            fix="Download the file again, or save its state dict alone.",
-        ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(
-            path, found="something else than named tensors", expected="a state dict", fix="Give the weights' file."
-        )
+    content = read_state_dict(path, fix="Download the file again, or save its state dict alone.")
     prefixed = bool(content) and all(key.startswith("model.") for key in content)
     return {key.removeprefix("model.") if prefixed else key: value for key, value in content.items()}
 

@@ -64,10 +64,11 @@ class Statistics:
             **{f"rung_{rung.name.lower()}_ticks": ladder.ticks[rung] for rung in Rung},
             **{f"fault_ticks {cause.value}": count for cause, count in sorted(log.ticks.items())},
         }
-        found |= _quantiles("plan_ms", self._plan, 1000) | _quantiles("tick_late_ms", self._late, 1000)
-        return found | _quantiles("command_ms", self._send, 1000) | _quantiles("plan_age_ticks", self._age, 1)
+        found |= quantiles("plan_ms", self._plan, 1000) | quantiles("tick_late_ms", self._late, 1000)
+        return found | quantiles("command_ms", self._send, 1000) | quantiles("plan_age_ticks", self._age, 1)
 
 
-def _quantiles(name: str, samples: Iterable[float], scale: float) -> dict[str, float]:
+def quantiles(name: str, samples: Iterable[float], scale: float) -> dict[str, float]:
+    """Return the `QUANTILES` of samples times `scale`, called name_p50 and so on; nothing without samples."""
     values = scale * np.array(tuple(samples))
     return {f"{name}_p{q}": float(np.percentile(values, q)) for q in QUANTILES} if len(values) else {}

@@ -1,7 +1,10 @@
 r"""From a quarter of the size to the whole: a learned convex combination, then a correction that sees both images.
 
     u(y, x) = 4 sum_k w_k(y, x) d_k(y / 4, x / 4),   w = softmax over the nine neighbours k
-    d       = u + 2 tanh(r(left, |left - right warped by u|, u, start - u, known))
+    d       = g m + (1 - g) (u + 2 tanh(r)),   r, logit g = c(left, |left - right warped by u|, u, m - u, known)
+
+m is the map that was given and g lies between 0 and 1, 0 where it has a hole: a blade of grass that a matcher saw is
+narrower than a quarter pixel, but glass that it saw through must not pass.
 
 References: Teed and Deng, RAFT, 2020 (convex upsampling).
 """
@@ -14,6 +17,7 @@ from torch.nn import functional
 
 FACTOR = 4
 REACH = 2.0  # largest correction, px
+UNTRUSTED = -3.0  # logit of the given map's share before any training
 
 
 class Upsample(nn.Module):
@@ -35,9 +39,9 @@ class Upsample(nn.Module):
         self.layers = nn.ModuleList(
             nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation) for dilation in (1, 2, 4)
         )
-        self.leave = nn.Conv2d(channels, 1, 3, padding=1)
-        for parameter in self.leave.parameters():
-            nn.init.zeros_(parameter)  # begins as the convex combination alone
+        self.leave = nn.Conv2d(channels, 2, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        self.leave.bias = nn.Parameter(torch.tensor([0.0, UNTRUSTED]))  # begins nearly as the convex combination alone
 
     def forward(
         self,
@@ -57,7 +61,7 @@ class Upsample(nn.Module):
             half: those at half the size.
             left: image (N, 3, H, W) about 0.
             right: likewise.
-            start: the map it began from, (N, 1, H, W) in pixels.
+            start: the map that was given, (N, 1, H, W) in pixels.
             known: 1 where `start` was measured, 0 where it was filled, (N, 1, H, W).
         """
         coarse = self._convex(disparity, quarter)
@@ -67,7 +71,9 @@ class Upsample(nn.Module):
         h = self.enter(seen) + functional.interpolate(self.finer(half), scale_factor=2.0, mode="nearest")
         for layer in self.layers:
             h = h + layer(functional.silu(h))
-        return coarse + REACH * torch.tanh(self.leave(functional.silu(h)))
+        correction, trust = self.leave(functional.silu(h)).split(1, 1)
+        fine = coarse + REACH * torch.tanh(correction)
+        return fine + known * torch.sigmoid(trust) * (start - fine)
 
     def _convex(self, disparity: Tensor, quarter: Tensor) -> Tensor:
         count, _, height, width = disparity.shape

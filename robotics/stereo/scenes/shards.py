@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +120,45 @@ class SceneSamples:
             raw=read("raw").astype(np.float32),
             seed=int(read("index")),
         )
+
+
+class SceneFolders:
+    """Several generated data sets as one sequence, in the order given; like theirs, its samples stay on disk.
+
+    Args:
+        folders: of the data sets.
+        smallest: (width, height) that the images of each must have at least, px.
+
+    Raises:
+        InputError: as of `SceneSamples`, or images that are too small.
+    """
+
+    def __init__(self, folders: Sequence[str | os.PathLike[str]], smallest: tuple[int, int] = (1, 1)) -> None:
+        self.parts = [SceneSamples(folder) for folder in folders]
+        for part in self.parts:
+            if part.size[0] < smallest[0] or part.size[1] < smallest[1]:
+                raise InputError(
+                    part.folder, found=f"images of {part.size[0]}x{part.size[1]} pixels",
+                    expected=f"at least {smallest[0]}x{smallest[1]}", fix="Give larger scenes or smaller crops.",
+                )  # fmt: skip
+        self._ends = np.cumsum([len(part) for part in self.parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> StereoSample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self._ends, index, "right"))
+        return self.parts[part][index - int(self._ends[part]) + len(self.parts[part])]
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Return name, number of scenes, size and seed of each data set."""
+        return [
+            {"folder": part.folder.resolve().name, "scenes": len(part), "size": list(part.size),
+             "seed": part.header["seed"]}
+            for part in self.parts
+        ]  # fmt: skip
 
 
 def _begin(folder: Path, header: dict[str, Any]) -> None:

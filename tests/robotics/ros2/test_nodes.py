@@ -9,18 +9,8 @@ import yaml
 
 pytest.importorskip("rclpy", reason="rclpy is absent: pip install 'fewstep[ros]'")
 
-from tests.robotics.ros2.robot import (
-    ACTIVATE,
-    CLEANUP,
-    CONFIGURE,
-    DEACTIVATE,
-    RATE,
-    Robot,
-    parameters,
-    small_policy,
-    small_pusht_policy,
-    until,
-)
+from tests.robotics.ros2.process import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, told_numbers, until
+from tests.robotics.ros2.robot import RATE, Robot, parameters, small_policy, small_pusht_policy
 
 AMENT = Path(__file__).resolve().parents[3] / "robotics" / "ros2" / "ament"
 
@@ -45,10 +35,6 @@ def commanding(robot: Robot) -> None:
     assert robot.transition(CONFIGURE), robot.log()
     assert robot.transition(ACTIVATE)
     robot.told("full")
-
-
-def told_numbers(status) -> dict[str, float]:
-    return {pair.key: float(pair.value) for pair in status.values}
 
 
 def checked(commands: list) -> np.ndarray:
@@ -222,4 +208,4 @@ def test_terminated_node_brings_the_robot_to_rest_before_it_ends(robot):
     time.sleep(0.2)
     last = checked(robot.commands[count:])
     np.testing.assert_allclose(last[-1], last[-2], atol=1e-9)
-    assert not np.any(robot.commands[-1][1].points[0].velocities)
+    np.testing.assert_allclose(robot.commands[-1][1].points[0].velocities, 0, atol=1e-9)

@@ -20,8 +20,9 @@ from robotics.policy.episodes import BagTopics, read_episodes
 from robotics.policy.messages import NUMBERS, stamp_of
 from robotics.policy.runtime.ladder import Rung
 from robotics.policy.runtime.loop import Command
-from robotics.ros2.__main__ import main
+from robotics.ros2.__main__ import NODES, main
 from robotics.ros2.parameters import EMPTY, SPECS, read
+from robotics.ros2.stereo_parameters import SPECS as STEREO_SPECS
 from shared.config import load_config
 from shared.errors import InputError
 from tests.robotics.policy.gaussian import gaussian_policy
@@ -217,14 +218,16 @@ def test_unknown_node_is_told_in_a_line(capsys):
 
 
 def test_package_names_modules_that_exist():
-    for name in ("policy_node", "pusht_node", "recorder"):
+    for name in NODES:
         assert f"def {name}()" in (AMENT / "fewstep_ros2" / "nodes.py").read_text()
+        assert f'"{name}"' in (AMENT / "setup.py").read_text()
         assert (AMENT.parent / f"{name}.py").is_file()
 
 
-def test_launch_file_passes_what_the_nodes_declare():
+@pytest.mark.parametrize("name", ["policy", "stereo"])
+def test_launch_file_passes_what_the_nodes_declare(name):
     """`launch` has no wheel, so the file is read, not run."""
-    path = AMENT / "launch" / "policy_launch.py"
+    path = AMENT / "launch" / f"{name}_launch.py"
     tree = ast.parse(path.read_text(), path)
     compile(tree, path, "exec")
 
@@ -232,21 +235,27 @@ def test_launch_file_passes_what_the_nodes_declare():
         return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") in names]
 
     declared = {call.args[0].value for call in calls("DeclareLaunchArgument")}
-    assert declared == {call.args[0].value for call in calls("LaunchConfiguration")}
-    known = {name: {"use_sim_time"} for name in ("policy_node", "pusht_node")}
+    text = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    used = {call.args[0].value for call in calls("LaunchConfiguration") if isinstance(call.args[0], ast.Constant)}
+    assert used <= declared <= text
+    known = {node: {"use_sim_time"} for node in ("policy_node", "pusht_node", "stereo_node")}
     known["policy_node"] |= set(SPECS)
+    known["stereo_node"] |= set(STEREO_SPECS)
     known["pusht_node"] |= set(re.findall(r'declare_parameter\("(\w+)"', (AMENT.parent / "pusht_node.py").read_text()))
     nodes = [{word.arg: word.value for word in call.keywords} for call in calls("Node", "LifecycleNode")]
-    assert {node["executable"].value for node in nodes} == set(known)
+    assert f"{name}_node" in {node["executable"].value for node in nodes}
     for node in nodes:
         given = [key.value for part in node["parameters"].elts if isinstance(part, ast.Dict) for key in part.keys]
         assert given
         assert set(given) <= known[node["executable"].value]
-    needed = {node.module.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    trees = [tree, ast.parse((AMENT / "fewstep_ros2" / "launching.py").read_text())]
+    imports = [node for part in trees for node in ast.walk(part) if isinstance(node, ast.ImportFrom)]
+    needed = {node.module.partition(".")[0] for node in imports} - {"fewstep_ros2"}
     assert needed <= set(re.findall(r"<exec_depend>(\w+)</exec_depend>", (AMENT / "package.xml").read_text()))
     assert f"launch/{path.name}" in (AMENT / "setup.py").read_text()
     parts = next(call.args[0].elts for call in calls("PathJoinSubstitution"))
     assert (AMENT / Path(*(part.value for part in parts[1:]))).is_file()
+    assert "/".join(part.value for part in parts[1:]) in (AMENT / "setup.py").read_text()
 
 
 def test_colcon_builds_the_package(tmp_path):
@@ -259,9 +268,9 @@ def test_colcon_builds_the_package(tmp_path):
     assert done.returncode == 0, done.stderr
     made = tmp_path / "install" / "fewstep_ros2"
     assert (made / "share" / "ament_index" / "resource_index" / "packages" / "fewstep_ros2").is_file()
-    assert (made / "lib" / "fewstep_ros2" / "policy_node").is_file()  # where `ros2 run` looks
+    assert (made / "lib" / "fewstep_ros2" / "stereo_node").is_file()  # where `ros2 run` looks
     assert (made / "share" / "fewstep_ros2" / "config" / "fastdds_images.xml").is_file()
-    assert (made / "share" / "fewstep_ros2" / "launch" / "policy_launch.py").is_file()
+    assert (made / "share" / "fewstep_ros2" / "launch" / "stereo_launch.py").is_file()
     # The hook that makes it visible to ROS; colcon writes it for ament packages only.
     assert (made / "share" / "fewstep_ros2" / "hook" / "ament_prefix_path.sh").is_file()
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from robotics.stereo.config import StereoConfig
 from robotics.stereo.networks import StereoNetwork, reduced
-from robotics.stereo.networks.upsample import warped
+from robotics.stereo.networks.upsample import UNTRUSTED, Upsample, warped
 from robotics.stereo.networks.volume import UNSEEN, best, consistent, correlation, pyramid, read, seen, spread_out
 from robotics.stereo.training import volume_loss
 from tests.robotics.stereo.volumes import say
@@ -116,7 +116,7 @@ def test_an_untrained_network_estimates_what_noise_alone_suggests_and_starts_at_
         estimate = network(x, 99.0, prepared=prepared)
         full = network.full(torch.zeros_like(x), prepared)
     assert float(estimate.abs().max()) < 1e-3  # alpha is nearly 0 at pure noise
-    torch.testing.assert_close(full, first, rtol=0, atol=1e-4)
+    torch.testing.assert_close(full, first, rtol=0, atol=1e-4)  # whatever share of it passes
     mixed = torch.tensor([0.0, 99.0])
     with torch.no_grad():
         both = network(x, mixed, prepared=prepared)
@@ -140,6 +140,21 @@ def test_the_start_is_the_match_unless_the_first_map_is_near_it(monkeypatch):
     expected = torch.full_like(start, 3.0)
     expected[..., 4:, :6] = 3.5
     torch.testing.assert_close(start[..., 3:], expected[..., 3:])  # left of it the partner is out of view
+
+
+def test_the_given_map_passes_where_it_is_trusted_and_known_and_nowhere_else():
+    upsample = Upsample(16, 8, 8)
+    coarse, quarter, half = torch.full((1, 1, 8, 12), 2.0), torch.rand(1, 16, 8, 12), torch.rand(1, 8, 16, 24)
+    left, right = torch.rand(2, 1, 3, 32, 48)
+    given = torch.full((1, 1, 32, 48), 20.0)
+    known = torch.ones_like(given)
+    known[..., :10] = 0
+    for logit, share in ((UNTRUSTED, 0.0474), (30.0, 1.0)):
+        with torch.no_grad():
+            upsample.leave.bias[1] = logit
+            found = upsample(coarse, quarter, half, left, right, given, known)
+        torch.testing.assert_close(found[..., :10], torch.full((1, 1, 32, 10), 8.0))
+        torch.testing.assert_close(found[..., 10:], torch.full((1, 1, 32, 38), 8 + 12 * share), rtol=1e-4, atol=0)
 
 
 def test_volume_loss_is_the_cross_entropy_at_the_true_disparity_of_seen_pixels():

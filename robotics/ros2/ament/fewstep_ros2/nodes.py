@@ -15,6 +15,11 @@ def pusht_node() -> int:
     return main(["pusht_node", *sys.argv[1:]])
 
 
+def stereo_node() -> int:
+    """Run the stereo node."""
+    return main(["stereo_node", *sys.argv[1:]])
+
+
 def recorder() -> int:
     """Run the recorder."""
     return main(["recorder", *sys.argv[1:]])

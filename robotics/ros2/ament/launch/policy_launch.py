@@ -7,17 +7,14 @@ With autostart:=false the node waits for `ros2 lifecycle set`. A node that canno
 in /diagnostics, and stays unconfigured.
 """
 
+from fewstep_ros2.launching import bring_up
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler
+from launch.actions import DeclareLaunchArgument
 from launch.conditions import IfCondition
-from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
-from lifecycle_msgs.msg import Transition
 
 PACKAGE = "fewstep_ros2"
 
@@ -51,20 +48,4 @@ def generate_launch_description() -> LaunchDescription:
         ],
         output="screen",
     )
-    starts = IfCondition(LaunchConfiguration("autostart"))
-    activate = RegisterEventHandler(
-        OnStateTransition(
-            target_lifecycle_node=policy,
-            start_state="configuring",
-            goal_state="inactive",
-            entities=[_change(policy, Transition.TRANSITION_ACTIVATE)],
-        ),
-        condition=starts,
-    )
-    configure = _change(policy, Transition.TRANSITION_CONFIGURE, condition=starts)
-    return LaunchDescription([*arguments, world, policy, activate, configure])
-
-
-def _change(node: LifecycleNode, transition: int, condition: IfCondition | None = None) -> EmitEvent:
-    event = ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition)
-    return EmitEvent(event=event, condition=condition)
+    return LaunchDescription([*arguments, world, policy, *bring_up(policy, LaunchConfiguration("autostart"))])

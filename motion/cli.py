@@ -1,0 +1,151 @@
+"""Motion clips: look at them, convert and retarget them, measure them: `fewstep motion`."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shared.errors import InputError
+from shared.options import Json, Overwrite
+
+if TYPE_CHECKING:
+    from motion.clips import Motion
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Clip = Annotated[Path, typer.Argument(metavar="CLIP", help=".bvh, .amc or DeepMimic's .json, with or without .gz.")]
+Units = Annotated[str, typer.Option(help="Of CLIP: m, cm, mm, in, cmu (inches / 0.45), or auto: by the legs.")]
+Up = Annotated[str, typer.Option(help="Upward axis of CLIP: y, z, or auto: from ankles to head.")]
+SourceFps = Annotated[float | None, typer.Option(min=0.1, help="Frames a second of CLIP, whatever it says.")]
+Asf = Annotated[Path | None, typer.Option(metavar="FILE", help="Skeleton of an .amc CLIP; default: the one beside it.")]
+Role = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ROLE=JOINT", help="What a joint is for, such as left_toe=Ball_L; may be repeated."),
+]
+RestFrame = Annotated[
+    bool | None, typer.Option("--rest-frame/--no-rest-frame", help="Whether frame 0 is a rest pose; default: look.")
+]
+
+
+@app.command()
+def info(
+    clip: Clip, units: Units = "auto", up: Up = "auto", source_fps: SourceFps = None, asf: Asf = None,
+    role: Role = None, rest_frame: RestFrame = None, json: Json = None,
+) -> None:  # fmt: skip
+    """Say what a clip holds: frames, joints, units, axes, what each joint is for, how high and fast the body goes."""
+    from shared.numbers import flat_numbers, write_numbers
+
+    motion = _read(clip, units=units, up=up, fps=source_fps, asf=asf, roles=_roles(role), rest_frame=rest_frame)
+    facts = _facts(motion)
+    for name, value in facts.items():
+        typer.echo(f"{name:16}{value:.4g}" if isinstance(value, float) else f"{name:16}{value}")
+    if json is not None:
+        write_numbers(json, flat_numbers(facts))
+
+
+@app.command()
+def convert(
+    clip: Clip,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help=".bvh, or .glb with its animation.")],
+    fps: Annotated[
+        float | None, typer.Option(min=0.1, help="Frames a second of the output; default: those of CLIP.")
+    ] = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Exchange left and right.")] = False,
+    skeleton: Annotated[
+        Path | None, typer.Option(metavar="TARGET", help="A clip whose skeleton is to do the motion.")
+    ] = None,
+    stand: Annotated[
+        bool, typer.Option("--stand", help="Make the zero pose a standing one, for programs that show or bind it.")
+    ] = False,
+    units: Units = "auto", up: Up = "auto", source_fps: SourceFps = None, asf: Asf = None, role: Role = None,
+    rest_frame: RestFrame = None, overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Write a clip in another format, at another rate, on another skeleton, or seen in a mirror."""
+    from motion.formats import require_writer, write_clip
+    from motion.mirror import mirrored
+    from motion.retarget import retargeted
+    from motion.stance import standing
+    from shared.files import refuse_existing
+
+    require_writer(output)
+    refuse_existing(output, overwrite=overwrite)
+    motion = _read(clip, units=units, up=up, fps=source_fps, asf=asf, roles=_roles(role), rest_frame=rest_frame)
+    if fps is not None:
+        motion = motion.resampled(fps)
+    if mirror:
+        motion = mirrored(motion)
+    if skeleton is not None:
+        motion = retargeted(motion, _read(skeleton).skeleton)
+    if stand:
+        motion = standing(motion)
+    write_clip(output, motion, overwrite=overwrite)
+    typer.echo(str(output))
+
+
+@app.command()
+def evaluate(
+    clip: Clip,
+    floor: Annotated[
+        float | None, typer.Option(help="Height of the floor, m; default: what toes reach down to in 2 % of frames.")
+    ] = None,
+    units: Units = "auto", up: Up = "auto", source_fps: SourceFps = None, asf: Asf = None, role: Role = None,
+    rest_frame: RestFrame = None, json: Json = None,
+) -> None:  # fmt: skip
+    """Measure a clip: skating after GMD and Kimodo, contact after DIMOS, jerk. Compare with real clips, not with 0."""
+    from motion.metrics import evaluate
+    from shared.numbers import write_numbers
+
+    motion = _read(clip, units=units, up=up, fps=source_fps, asf=asf, roles=_roles(role), rest_frame=rest_frame)
+    numbers = evaluate(motion, floor)
+    for name, value in numbers.items():
+        typer.echo(f"{name:20}{value:.4g}")
+    if json is not None:
+        write_numbers(json, numbers)
+
+
+def _read(path: Path, **options: Any) -> Motion:
+    """Read a clip and print what had to be guessed as notes on standard error."""
+    from motion.formats import read_clip
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        motion = read_clip(path, **options)
+    for warning in caught:
+        typer.echo(f"note: {warning.message}", err=True)
+    return motion
+
+
+def _roles(given: list[str] | None) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given or []]
+    for role, mark, name in pairs:
+        if not (role and mark and name):
+            found = repr(role + mark + name)
+            raise InputError("--role", found=found, expected="ROLE=JOINT", fix="Such as left_toe=Ball_L.")
+    return {role: name for role, _, name in pairs}
+
+
+def _facts(motion: Motion) -> dict[str, Any]:
+    skeleton = motion.skeleton
+    conventions = skeleton.conventions
+    facts: dict[str, Any] = {
+        "frames": motion.frames,
+        "fps": motion.fps,
+        "seconds": motion.seconds,
+        "joints": len(skeleton),
+        "end sites": len(skeleton.end_joints),
+        "metres per unit": conventions.metres_per_unit,
+        "up": conventions.up,
+        "moving offsets": motion.offsets is not None,
+        "rest pose": "unknown" if skeleton.rest is None else "known",
+    }
+    if "hips" in skeleton.roles:
+        hips = motion.positions()[:, skeleton.roles["hips"]]
+        facts["hips height"] = float(hips[:, 2].mean())
+        if motion.frames > 1:
+            facts["hips speed"] = float(hips[:, :2].diff(dim=0).norm(dim=-1).mean() * motion.fps)
+    for role, joint in sorted(skeleton.roles.items()):
+        facts[role] = skeleton.names[joint]
+    return facts
