@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from robotics.stereo.confidence import WITHIN, Confidence, FittedConfidence, fit_confidence, trouble
+from robotics.stereo.crops import Scenes
 from robotics.stereo.estimation import EstimateSettings, estimate
 from robotics.stereo.metrics import ause
 from robotics.stereo.model import StereoModel
@@ -49,7 +50,7 @@ def calibrate_confidence(
             "--data", found=f"{len(used)} scene", expected="two or more: half of them fit, half calibrate",
             fix="Generate more scenes.",
         )  # fmt: skip
-    found = [_scene(model, scenes, index, chosen, seed) for index in tracked(used, progress)]
+    found = [signs_and_errors(model, scenes, index, chosen, seed) for index in tracked(used, progress)]
     (signs, errors), calibration = (
         (np.concatenate([part[0] for part in half], 1), np.concatenate([part[1] for part in half]))
         for half in (found[::2], found[1::2])
@@ -95,8 +96,8 @@ def confidence_quality(confidence: Confidence, signs: np.ndarray, errors: np.nda
     }
 
 
-def _scene(
-    model: StereoModel, scenes: SceneFolders, index: int, settings: EstimateSettings, seed: int
+def signs_and_errors(
+    model: StereoModel, scenes: Scenes, index: int, settings: EstimateSettings, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return signs (4, N) and errors (N,), px, of pixels of a scene."""
     sample = scenes[index]

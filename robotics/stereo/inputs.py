@@ -61,7 +61,7 @@ def read_raw(path: Path, pair: StereoPair, encoding: str = "auto", scale: float 
         scale: grey levels a pixel of an 8-bit map.
 
     Raises:
-        InputError: as of `read_disparity`, or a map of another size.
+        InputError: as of `read_disparity`, a map of another size, or one of holes alone.
     """
     values = read_disparity(path, encoding, scale=scale, camera=pair.camera)
     height, width = pair.left.shape[:2]
@@ -69,5 +69,10 @@ def read_raw(path: Path, pair: StereoPair, encoding: str = "auto", scale: float 
         raise InputError(
             path, found=f"{values.shape[1]}x{values.shape[0]} pixels", expected=f"{width}x{height} as the images",
             fix="Give the map of the left image at its size.",
+        )  # fmt: skip
+    if not np.isfinite(values).any():
+        raise InputError(
+            path, found="NaN or holes in every pixel", expected="a map that knows some", fix="Check the encoding, or "
+            "begin with --first sgbm.",
         )  # fmt: skip
     return values

@@ -187,6 +187,7 @@ def test_bad_pairs_are_told_with_what_to_do_and_nothing_is_written(files):
     (files / "kitti.txt").write_text("P2: 100 0 70 0 0 100 48 0 0 0 1 0\nP3: 100 0 70 0 0 100 48 0 0 0 1 0\n")
     (files / "bare.txt").write_text(write_middlebury(CAMERA).replace("baseline=60.0\n", ""))
     write_disparity(files / "raw.pfm", np.ones((10, 10), np.float32))
+    write_disparity(files / "nan.pfm", np.full((96, 144), np.nan, np.float32))
     cases = [
         ({"right": "shifted.png"}, (), "rows that differ"),
         ({"left": "right.png", "right": "left.png"}, (), "swapped views"),
@@ -199,6 +200,7 @@ def test_bad_pairs_are_told_with_what_to_do_and_nothing_is_written(files):
         ({}, ("--first", "raw"), "raw"),
         ({}, ("--raw", files / "raw.pfm", "--first", "raw"), r"raw.pfm: found 10x10 pixels; expected 144x96"),
         ({}, ("--raw", files / "raw.pfm"), "nothing uses"),
+        ({}, ("--raw", files / "nan.pfm", "--first", "raw"), r"nan.pfm: found NaN or holes in every pixel"),
         ({"model": "absent.safetensors"}, (), "no such weights"),
     ]
     for names, more, message in cases:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.stereo_depth import Case, every_way
+from robotics.stereo.calibrating import signs_and_errors
 from robotics.stereo.crops import Crops
 from robotics.stereo.estimation import EstimateSettings, estimate
 from robotics.stereo.files import load_stereo, save_stereo
@@ -192,3 +196,19 @@ def test_training_fills_what_the_raw_map_lacks_and_a_resumed_one_is_the_uninterr
     load_stereo(tmp_path / "m.safetensors")
     with pytest.raises(InputError, match="another configuration"):
         StereoTrainer(settings.model_copy(update={"seed": 1}), crops, tmp_path / "part")
+
+
+def test_no_truth_reaches_a_prediction_or_the_signs_of_its_confidence(model):
+    one = sample(0)
+    order = np.random.default_rng(0).permutation(one.disparity_left.size)
+    shuffled = replace(one, **{
+        name: getattr(one, name).ravel()[order].reshape(one.raw.shape)
+        for name in ("disparity_left", "disparity_right", "occluded", "material")
+    })  # fmt: skip
+    settings = EstimateSettings(calls=1, samples=2, max_disparity=32)
+    (signs, errors), (others, wrong) = (signs_and_errors(model, [it], 0, settings, 0) for it in (one, shuffled))
+    np.testing.assert_array_equal(signs, others)
+    assert wrong.mean() > errors.mean()
+    cases = [Case("", it.pair, it.disparity_left, {}, 32.0) for it in (one, shuffled)]
+    for way, other in zip(*(every_way(model, case).values() for case in cases), strict=True):
+        np.testing.assert_array_equal(way, other)
