@@ -12,7 +12,7 @@ matcher with its left border padded (`robotics/stereo/sgbm.py`), its holes fille
 | scenes | the held-out scenes by material and visibility |
 | middlebury | seven real pairs at a width of 320 px, zero-shot: images by area, truth by the nearest pixel |
 | subpixel | textures of limited bandwidth, moved by the phase of their spectrum by 7 to 7.875 px: bias and spread |
-| calls | solvers and calls against quality, one sample; the calibrated solver is fitted to the last 8 scenes |
+| calls | solvers and calls against quality, one sample; the calibrated solver is fitted to the last 4 scenes |
 | guidance | each cost alone and together |
 | confidence | area under the sparsification error, beside single signs; coverage of the 90 % interval |
 | times | milliseconds of one pair on one core, in time of the processor |
@@ -58,6 +58,7 @@ from shared.solvers.ddim import DDIM
 from shared.solvers.multistep import Multistep
 
 WIDTH = 320
+JUDGED = 4  # scenes, the last ones, that a calibrated solver is fitted to
 FAR = 96.0  # px: the largest disparity searched in generated scenes of that width
 PAIRS = {  # file of the truth, grey levels a pixel, largest disparity in px of the full size
     "tsukuba": ("disp_left.pgm", 16.0, 16),
@@ -231,9 +232,8 @@ def by_calls(model: StereoModel, options: argparse.Namespace, console: Console) 
         for name, solver in solvers.items()
         for calls in (1, 2, 4, 8, 16)
     }
-    for calls in (2, 4, 8):
-        fitted = calibrated(model, options.scenes, calls)
-        ways[f"calibrated, {calls}"] = {"grid": Grid(model.process, fitted.times), "solver": fitted}
+    fitted = calibrated(model, options.scenes, 4)
+    ways["calibrated, 4"] = {"grid": Grid(model.process, fitted.times), "solver": fitted}
     for name, way in ways.items():
         parts = []
         for case, view in zip(cases, views, strict=True):
@@ -253,7 +253,7 @@ def calibrated(model: StereoModel, folder: Path, calls: int) -> CalibratedMultis
     """Return the core's calibrated solver, fitted to scenes that no other part looks at."""
     data = SceneSamples(folder)
     seen = []
-    for index in range(len(data) - 8, len(data)):
+    for index in range(len(data) - JUDGED, len(data)):
         left, right = data[index].pair.left, data[index].pair.right
         seen.append(model.look(left, right, sgbm(left, right, FAR), FAR))
     together = Prepared(*(
@@ -343,11 +343,11 @@ def by_times(model: StereoModel, options: argparse.Namespace, console: Console) 
         seen = torch.zeros(1, seed.config.in_channels, size[1] // 32 * 32, size[0])
         one = milliseconds(partial(torch.no_grad()(seed), seen, 64), 1)
         rows.setdefault("D3RoMa's pixel network: 1 call", {})[f"{size[0]}x{size[1]} ms"] = one
-    show(console, "time of the processor, median of 5, one thread", rows, ["320x240 ms", "640x480 ms"])
+    show(console, "time of the processor, median of 3, one thread", rows, ["320x240 ms", "640x480 ms"])
     return rows
 
 
-def milliseconds(way: Callable[[], object], count: int = 5) -> float:
+def milliseconds(way: Callable[[], object], count: int = 3) -> float:
     """Return the median time of the processor after one run that does not count."""
     found = []
     for _ in range(count + 1):
