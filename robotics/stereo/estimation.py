@@ -22,6 +22,7 @@ from robotics.stereo.model import StereoModel
 from robotics.stereo.pair import StereoPair
 from robotics.stereo.resizing import Size, resized_disparity, resized_image, shrunk_disparity
 from robotics.stereo.sgbm import sgbm
+from robotics.stereo.subpixel import refined
 from robotics.stereo.video import VideoPair
 from shared.errors import InputError
 
@@ -33,7 +34,7 @@ class EstimateSettings(Settings):
 
     Attributes:
         calls: of the network, for each sample.
-        samples: drawn in one batch; their median is the map, their spread a sign of trouble.
+        samples: drawn in one batch; their median, refined below a pixel, is the map, their spread a sign of trouble.
         first: what the sampling begins from: "sgbm", the "raw" map that is given, or "none", the best of the network's
             own cost volume.
         enlarge: how many times larger than they are the network sees the images. It works at a quarter of their size,
@@ -140,6 +141,8 @@ def estimate(
     samples = np.stack([shrunk_disparity(one, (height, width)) for one in frame.drawn.disparity.cpu().numpy()])
     from_right = shrunk_disparity(from_right, (height, width))
     dense = np.median(samples, 0).astype(np.float32)
+    if chosen.first != "raw":  # a sensor knows fractions of a pixel by itself
+        dense = refined(dense, left, right)
     spread = samples.std(0).astype(np.float32)
     apart = disagreement(dense, from_right)
     known = np.zeros(dense.shape, bool) if first is None else np.isfinite(first)
