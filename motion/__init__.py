@@ -9,6 +9,9 @@
 | stance | the pose in which a body stands, which retargeting and mirroring refer to |
 | retarget, blending | to another skeleton; from one motion into the next |
 | metrics | skating, contact, jerk, keyframes |
+| actions, features, collection, windows | what a body does in each frame; motions as numbers; clips to train on |
+| config, network, training, files | a transformer over frames, and its weights |
+| model | `draw`: motions from noise, with some of them known |
 
 Metres, seconds, z up, right-handed; local rotations are matrices (frames, joints, 3, 3).
 """
