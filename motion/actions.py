@@ -159,9 +159,7 @@ def _despeckled(labels: np.ndarray) -> np.ndarray:
         labels[found[place][1] : found[place][2]] = max(around, key=lambda run: run[2] - run[1])[0]
 
 
-def _mark_ways(
-    labels: np.ndarray, height: np.ndarray, trunk: np.ndarray, fps: float, posture: int, rise: int
-) -> None:
+def _mark_ways(labels: np.ndarray, height: np.ndarray, trunk: np.ndarray, fps: float, posture: int, rise: int) -> None:
     """Label the way down into a posture as the posture, and the way up from where it is lowest as the rise."""
     up, most = (height > UP) & (trunk > BENT), round(RISE_SECONDS * fps)
     for value, start, stop in list(runs(labels)):

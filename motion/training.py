@@ -164,7 +164,9 @@ class MotionTrainer:
         estimate = torch.where(given, x0, estimate)
         free = (windows.valid[..., None] & ~given).sum().clamp(min=1)
         error = ((estimate - x0) ** 2 * windows.valid[..., None]).sum() / free
-        made, real = (body.positions(features) for features in (estimate * self.spread + self.mean, truth))
+        with torch.no_grad():
+            real = body.positions(truth)
+        made = body.positions(estimate * self.spread + self.mean)
         moved = (windows.valid[:, 1:] & windows.valid[:, :-1])[..., None]
         made_speed, real_speed = (positions.diff(dim=1) * fps for positions in (made, real))
         feet = list(body.feet)

@@ -1,6 +1,6 @@
 """Windows of a collection as a training wants them: faster and slower, in their own frame, with some of it known.
 
-Clips of rare actions are drawn more often: a frame counts by 1 / sqrt(n) of its action's n frames. A clip shorter than
+Rare actions are drawn more often: a frame counts by n^(-3/4) of its action's n frames. A clip shorter than
 the window goes on where it stands, sits or lies still, in its last pose; others are followed by nothing (`valid`).
 """
 
@@ -19,6 +19,7 @@ from motion.features import GROUPS, HEADING, seen_from
 from shared.errors import InputError
 
 STILL = tuple(ACTION[name] for name in ("stand", "sit", "lie"))
+RARE = 0.75
 ALONE = 16  # frames of the shortest clip that is drawn from
 # Shares of windows by what is known of them, and the most frames of a history and the most keyframes.
 KNOWN = {"nothing": 0.35, "history": 0.3, "both ends": 0.1, "keyframes": 0.1, "path": 0.15}
@@ -85,7 +86,7 @@ class WindowSource:
         self.stops = lengths.cumsum(0)
         self.starts = self.stops - lengths
         counts = torch.bincount(self.actions, minlength=len(ACTIONS)).clamp(min=1)
-        self.chances = np.cumsum((1 / counts.double().sqrt())[self.actions].numpy())
+        self.chances = np.cumsum((counts.double() ** -RARE)[self.actions].numpy())
 
     @property
     def frames(self) -> int:
