@@ -62,7 +62,7 @@ def label(motion: Motion, name: str = "") -> Tensor:
     height, trunk = _height_and_trunk(motion)
     found = _despeckled(_postures(motion, height, trunk))
     for value, start, stop in list(runs(found)):
-        if value == ACTION["sit"] and 0 < start and stop < motion.frames and stop - start < SIT_SECONDS * motion.fps:
+        if value == ACTION["sit"] and start > 0 and stop < motion.frames and stop - start < SIT_SECONDS * motion.fps:
             found[start:stop] = ACTION["crouch"]
     for posture, rise in (("sit", "stand_up"), ("lie", "get_up")):
         _mark_ways(found, height, trunk, motion.fps, ACTION[posture], ACTION[rise])

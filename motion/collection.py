@@ -164,7 +164,7 @@ def read_for(path: Path, body: Body, skeleton: Skeleton, fps: float) -> Motion:
 
 
 def variants(motion: Motion, body: Body, name: str) -> list[tuple[str, Tensor, Tensor]]:
-    """Return name, features and actions of a clip, of its ways to seat and ground reversed, and of all these mirrored."""
+    """Return name, features and actions of a clip, of its ways to seat and ground reversed, of these mirrored."""
     actions = label(motion, name)
     found = [(name, motion, actions)]
     for start, stop in _ways(actions, round(AROUND * motion.fps), motion.frames):

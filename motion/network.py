@@ -42,7 +42,7 @@ class MotionTransformer(nn.Module):
 
     def __init__(self, config: MotionConfig, features: int) -> None:
         super().__init__()
-        self.fps = config.fps
+        self.fps, self.head_width = config.fps, config.width // config.heads
         periods = torch.exp(torch.linspace(math.log(SLOWEST), math.log(FASTEST), WAVES))
         self.register_buffer("waves", 2 * math.pi / periods, persistent=False)
         self.level = TimeEmbedding(config.embedding)
@@ -74,7 +74,7 @@ class MotionTransformer(nn.Module):
         angle = (times[..., None] * self.waves.to(x)).flatten(-2)
         h = h + self.clock(torch.cat([angle.sin(), angle.cos()], -1))
         level = self.level(time.to(x))
-        turn = rotary(x.shape[1], self.blocks[0].attention.head_width, h)
+        turn = rotary(x.shape[1], self.head_width, h)
         mask = None if visible is None else visible[:, None]
         for block in self.blocks:
             h = block(h, level, turn, mask)
@@ -108,7 +108,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.head_width = heads, width // heads
+        self.heads = heads
         self.project = nn.Linear(width, 3 * width)
         self.leave = nn.Linear(width, width)
 

@@ -58,9 +58,7 @@ def test_a_seat_is_taken_and_left_again():
     ramp = torch.linspace(0, 0.4, 25, dtype=torch.float64)
     drop = torch.cat([torch.zeros(30), ramp, torch.full((45,), 0.4), ramp.flip(0), torch.zeros(30)]).double()
     motion = seated(drop)
-    assert float(motion.positions()[..., 2].min()) == pytest.approx(
-        TALL - 0.9, abs=1e-6
-    )  # the soles stay where they are
+    assert float(motion.positions()[..., 2].min()) == pytest.approx(TALL - 0.9, abs=1e-6)  # soles stay
     assert names(motion) == ["stand", "sit", "stand_up", "stand"]
     (_, _, sits), (_, _, rises), (_, _, stands) = list(runs(label(motion).numpy()))[:3]
     assert 30 <= sits <= 45  # on the way down
