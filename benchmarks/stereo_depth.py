@@ -5,13 +5,14 @@
 FOLDER is `fewstep stereo generate -o FOLDER --scenes 200 --seed 20261128`: scenes that no training and no calibration
 saw, simulated. All numbers are over all pixels whose truth is known, without any alignment; the baseline is OpenCV's
 matcher with its left border padded (`robotics/stereo/sgbm.py`), its holes filled from the background of their row.
+"Seen x2": the network sees the same images enlarged (`enlarge`), and nothing finer.
 
 | part | what |
 | --- | --- |
 | scenes | the held-out scenes by material and visibility |
 | middlebury | seven real pairs at a width of 320 px, zero-shot: images by area, truth by the nearest pixel |
 | subpixel | textures of limited bandwidth, moved by the phase of their spectrum by 7 to 7.875 px: bias and spread |
-| calls | solvers and calls against quality, one sample |
+| calls | solvers and calls against quality, one sample; the calibrated solver is fitted to the last 8 scenes |
 | guidance | each cost alone and together |
 | confidence | area under the sparsification error, beside single signs; coverage of the 90 % interval |
 | times | milliseconds of one pair on one core, in time of the processor |
@@ -22,10 +23,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,13 +41,19 @@ from robotics.stereo.files import load_stereo
 from robotics.stereo.formats import read_disparity, read_image
 from robotics.stereo.guidance import GuidanceWeights
 from robotics.stereo.metrics import ause, counted, evaluate, evaluate_masks, standard_masks
-from robotics.stereo.model import StereoModel
+from robotics.stereo.model import StereoModel, View
+from robotics.stereo.networks import Prepared
+from robotics.stereo.official import PixelConfig, pixel_unet
 from robotics.stereo.pair import StereoPair
 from robotics.stereo.scenes.shards import SceneSamples
 from robotics.stereo.sgbm import fill_from_background, sgbm
+from shared.calibration import calibrate
+from shared.grid import Grid
 from shared.numbers import write_numbers
+from shared.process import standard_normal
 from shared.sampling import Solver
 from shared.solvers.ancestral import Ancestral
+from shared.solvers.calibrated import CalibratedMultistep
 from shared.solvers.ddim import DDIM
 from shared.solvers.multistep import Multistep
 
@@ -68,6 +76,7 @@ COSTS = {
     "raw": GuidanceWeights(raw=1.0),
     "all": GuidanceWeights(photometric=1.0, left_right=1.0, smooth=0.3, raw=1.0),
 }
+WAYS = ("SGBM, filled", "ours", "ours, seen x2")
 Numbers = dict[str, float]
 
 
@@ -125,6 +134,11 @@ def ours(model: StereoModel, case: Case, seed: int = 0, **settings: object) -> S
     return estimate(model, case.pair, chosen, generator=torch.Generator().manual_seed(seed))
 
 
+def every_way(model: StereoModel, case: Case) -> dict[str, np.ndarray]:
+    """Return the maps of a pair by the name of the way they were made."""
+    return dict(zip(WAYS, (matched(case), ours(model, case).dense, ours(model, case, enlarge=2.0).dense), strict=True))
+
+
 def pooled(parts: list[tuple[Case, np.ndarray]]) -> Numbers:
     """Return the numbers over the pixels of all cases together."""
     names = list(parts[0][0].masks)
@@ -145,11 +159,12 @@ def show(console: Console, title: str, rows: dict[str, Numbers], names: list[str
 
 def by_scenes(model: StereoModel, options: argparse.Namespace, console: Console) -> dict[str, Numbers]:
     """Compare on the held-out scenes."""
-    found: dict[str, list[tuple[Case, np.ndarray]]] = {"SGBM, filled": [], "ours": [], "ours, from nothing": []}
+    found: dict[str, list[tuple[Case, np.ndarray]]] = {}
     for case in scenes(options.scenes, options.most):
-        found["SGBM, filled"].append((case, matched(case)))
-        found["ours"].append((case, ours(model, case).dense))
-        found["ours, from nothing"].append((case, ours(model, case, first="none").dense))
+        for way, disparity in {
+            **every_way(model, case), "ours, from nothing": ours(model, case, first="none").dense
+        }.items():  # fmt: skip
+            found.setdefault(way, []).append((case, disparity))
     rows = {name: pooled(parts) for name, parts in found.items()}
     for mask in ("", "opaque.", "mirror.", "glass.", "translucent.", "noc.", "occ."):
         title = f"{len(found['ours'])} generated scenes: {mask.strip('.') or 'all pixels'}"
@@ -161,9 +176,9 @@ def by_middlebury(model: StereoModel, options: argparse.Namespace, console: Cons
     """Compare on the real pairs."""
     rows: dict[str, Numbers] = {}
     for case in middlebury(options.data):
-        for way, found in (("SGBM, filled", matched(case)), ("ours", ours(model, case).dense)):
+        for way, found in every_way(model, case).items():
             rows[f"{case.name}: {way}"] = evaluate(found, case.truth)
-    for way in ("SGBM, filled", "ours"):
+    for way in WAYS:
         chosen = [numbers for name, numbers in rows.items() if name.endswith(way)]
         rows[f"mean: {way}"] = {key: fmean(numbers[key] for numbers in chosen) for key in chosen[0]}
     show(console, f"Middlebury at width {WIDTH}, all true pixels", rows, ["epe", "bad1", "bad2", "bad3", "d1"])
@@ -177,7 +192,7 @@ def by_subpixel(model: StereoModel, options: argparse.Namespace, console: Consol
         shift = 7 + eighth / 8
         case = Case(f"{shift}", moved_texture(shift), np.full((240, WIDTH), shift), {}, 32.0)
         inner = np.s_[16:-16, 48:-16]
-        for way, found in (("SGBM", matched(case)), ("ours", ours(model, case).dense)):
+        for way, found in every_way(model, case).items():
             error = (found - shift)[inner]
             rows[f"{shift}: {way}"] = {"bias": float(np.median(error)), "std": float(error.std())}
     show(console, "textures moved by fractions of a pixel: median error and spread, px", rows, ["bias", "std"])
@@ -211,20 +226,44 @@ def by_calls(model: StereoModel, options: argparse.Namespace, console: Console) 
         model.look(case.pair.left, case.pair.right, sgbm(case.pair.left, case.pair.right, case.far), case.far)
         for case in cases
     ]
-    for name, solver in solvers.items():
-        for calls in (1, 2, 4, 8, 16):
-            parts = []
-            for case, view in zip(cases, views, strict=True):
-                drawn = model.draw(view, calls=calls, solver=solver(), generator=torch.Generator().manual_seed(0))
-                parts.append((case, drawn.disparity[0].cpu().numpy()))
-            made, real = [part for part in parts if part[0].masks], [part for part in parts if not part[0].masks]
-            rows[f"{name}, {calls}"] = pooled(made) | {
-                f"middlebury.{key}": fmean(evaluate(found, case.truth)[key] for case, found in real)
-                for key in ("epe", "bad1")
-            }
+    ways: dict[str, dict[str, Any]] = {
+        f"{name}, {calls}": {"calls": calls, "solver": solver()}
+        for name, solver in solvers.items()
+        for calls in (1, 2, 4, 8, 16)
+    }
+    for calls in (2, 4, 8):
+        fitted = calibrated(model, options.scenes, calls)
+        ways[f"calibrated, {calls}"] = {"grid": Grid(model.process, fitted.times), "solver": fitted}
+    for name, way in ways.items():
+        parts = []
+        for case, view in zip(cases, views, strict=True):
+            drawn = model.draw(view, generator=torch.Generator().manual_seed(0), **way)
+            parts.append((case, drawn.disparity[0].cpu().numpy()))
+        made, real = [part for part in parts if part[0].masks], [part for part in parts if not part[0].masks]
+        rows[name] = pooled(made) | {
+            f"middlebury.{key}": fmean(evaluate(found, case.truth)[key] for case, found in real)
+            for key in ("epe", "bad1")
+        }
     names = ["epe", "bad1", "opaque.bad1", "glass.bad1", "mirror.bad1", "middlebury.epe", "middlebury.bad1"]
     show(console, f"calls ({options.most // 4} scenes, {len(PAIRS)} real pairs)", rows, names)
     return rows
+
+
+def calibrated(model: StereoModel, folder: Path, calls: int) -> CalibratedMultistep:
+    """Return the core's calibrated solver, fitted to scenes that no other part looks at."""
+    data = SceneSamples(folder)
+    seen = []
+    for index in range(len(data) - 8, len(data)):
+        left, right = data[index].pair.left, data[index].pair.right
+        seen.append(model.look(left, right, sgbm(left, right, FAR), FAR))
+    together = Prepared(*(
+        torch.cat([getattr(view.prepared, field.name) for view in seen]) for field in fields(Prepared)
+    ))  # fmt: skip
+    denoiser = model.denoiser(View(model, together, seen[0].height, seen[0].width))
+    noise = standard_normal(
+        together.start.shape, torch.Generator().manual_seed(1), dtype=torch.float32, device=model.device
+    )
+    return calibrate(denoiser, model.process, noise, calls).solver
 
 
 def by_guidance(model: StereoModel, options: argparse.Namespace, console: Console) -> dict[str, Numbers]:
@@ -281,6 +320,7 @@ def by_confidence(model: StereoModel, options: argparse.Namespace, console: Cons
 def by_times(model: StereoModel, options: argparse.Namespace, console: Console) -> dict[str, Numbers]:
     """Time one pair on one core."""
     rows: dict[str, Numbers] = {}
+    seed = pixel_unet(PixelConfig()).eval()  # as large untrained as trained
     for size in ((320, 240), (640, 480)):
         case = next(iter(scenes(options.scenes, 1)))
         left, right = (
@@ -296,9 +336,13 @@ def by_times(model: StereoModel, options: argparse.Namespace, console: Console) 
             "ours: 1 call and the whole size": partial(model.draw, view, calls=1),
             "ours: 4 calls and the whole size": partial(model.draw, view, calls=4),
             "ours: map and confidence, 4 samples of 4 calls": partial(ours, model, case),
+            "ours: the same, seen x2": partial(ours, model, case, enlarge=2.0),
         }
         for name, way in ways.items():
             rows.setdefault(name, {})[f"{size[0]}x{size[1]} ms"] = milliseconds(way)
+        seen = torch.zeros(1, seed.config.in_channels, size[1] // 32 * 32, size[0])
+        one = milliseconds(partial(torch.no_grad()(seed), seen, 64), 1)
+        rows.setdefault("D3RoMa's pixel network: 1 call", {})[f"{size[0]}x{size[1]} ms"] = one
     show(console, "time of the processor, median of 5, one thread", rows, ["320x240 ms", "640x480 ms"])
     return rows
 

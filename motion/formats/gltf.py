@@ -153,13 +153,15 @@ def _bones(skeleton: Skeleton, joint: int) -> Tensor:
 
 def _capsules(buffer: _Buffer, bones: list[Tensor], side: str) -> dict[str, Any]:
     normals, upper, triangles = _unit_capsule()
-    points, directions, faces = [], [], []
-    for bone in bones:
+    points: list[np.ndarray] = []
+    directions: list[np.ndarray] = []
+    faces: list[np.ndarray] = []
+    for place, bone in enumerate(bones):
         length = float(bone.norm())
         radius = min(max(THICKNESS * length, RADII[0]), RADII[1])
         turn = least_turn(torch.tensor([0.0, 0.0, 1.0], dtype=bone.dtype), bone).numpy()
         along = normals @ turn.T
-        faces.append(triangles + sum(map(len, points)))
+        faces.append(triangles + place * len(normals))
         points.append(radius * along + upper[:, None] * bone.numpy())
         directions.append(along)
     attributes = {

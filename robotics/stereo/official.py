@@ -30,7 +30,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class PixelConfig(Settings):
     conditions: Literal["left+right+raw", "rgb+raw"] = "left+right+raw"
     depth_channels: Literal[1, 3] = 3
     bound_px: PositiveFloat = 128.0
-    channels: tuple[PositiveInt, ...] = Field((128, 128, 256, 256, 512, 512), min_length=6, max_length=6)
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=6, max_length=6)] = (128, 128, 256, 256, 512, 512)
     steps: PositiveInt = 128
 
     @property

@@ -14,7 +14,6 @@ from robotics.stereo.cli import app
 from robotics.stereo.formats import read_disparity, read_image, write_disparity
 from robotics.stereo.metrics import evaluate
 from robotics.stereo.pair import StereoPair
-from robotics.stereo.scenes.shards import SceneSamples
 from robotics.stereo.sgbm import fill_from_background, sgbm
 from shared.errors import InputError
 
@@ -156,27 +155,3 @@ def test_doctor_and_evaluate_commands(data_file, tmp_path):
     written = json.loads((tmp_path / "e.json").read_text())
     assert [written[key] for key in ("bad1", "bad2", "bad3", "d1")] == [100, 0, 0, 0]
     assert written["epe"] == pytest.approx(1.5, abs=1e-4)
-
-
-def test_generate_goes_on_where_it_stopped_and_extends(tmp_path, monkeypatch):
-    from robotics.stereo.scenes import shards
-
-    monkeypatch.setattr(shards, "SHARD", 2)
-    folder, run = tmp_path / "set", CliRunner().invoke
-    arguments = ["generate", "-o", str(folder), "--size", "48x32", "--seed", "3", "-q"]
-    assert run(app, [*arguments, "--scenes", "3"]).exit_code == 0
-    first = SceneSamples(folder)
-    assert len(first) == 3
-    stamp = (folder / "shard-00000.safetensors").stat().st_mtime_ns
-    before = first[2]
-    assert run(app, [*arguments, "--scenes", "5"]).exit_code == 0
-    again = SceneSamples(folder)
-    assert len(again) == 5
-    assert (folder / "shard-00000.safetensors").stat().st_mtime_ns == stamp
-    assert np.array_equal(again[2].pair.left, before.pair.left)
-    assert np.array_equal(again[2].raw, before.raw, equal_nan=True)
-    assert again[2].pair.camera == before.pair.camera
-    arguments[-2] = "4"
-    other = run(app, [*arguments, "--scenes", "5"])
-    assert isinstance(other.exception, InputError)
-    assert "seed" in str(other.exception)

@@ -8,8 +8,10 @@ import math
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from robotics.stereo.camera import StereoCamera
+from robotics.stereo.cli import app
 from robotics.stereo.pair import Surface, occlusion
 from robotics.stereo.scenes.config import ScenesConfig
 from robotics.stereo.scenes.optics import fresnel, refract, thin_sheet
@@ -17,6 +19,7 @@ from robotics.stereo.scenes.primitives import Primitive
 from robotics.stereo.scenes.rendering import render_pair
 from robotics.stereo.scenes.samples import make_sample
 from robotics.stereo.scenes.scene import Environment, Light, Material, Scene
+from robotics.stereo.scenes.shards import SceneSamples
 from robotics.stereo.scenes.tracing import STACK, trace, world_of
 from shared.config import load_config
 from shared.errors import InputError
@@ -294,3 +297,27 @@ def test_scenes_config_names_what_is_wrong(tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match=word):
             load_config(path, ScenesConfig)
+
+
+def test_generate_goes_on_where_it_stopped_and_extends(tmp_path, monkeypatch):
+    from robotics.stereo.scenes import shards
+
+    monkeypatch.setattr(shards, "SHARD", 2)
+    folder, run = tmp_path / "set", CliRunner().invoke
+    arguments = ["generate", "-o", str(folder), "--size", "48x32", "--seed", "3", "-q"]
+    assert run(app, [*arguments, "--scenes", "3"]).exit_code == 0
+    first = SceneSamples(folder)
+    assert len(first) == 3
+    stamp = (folder / "shard-00000.safetensors").stat().st_mtime_ns
+    before = first[2]
+    assert run(app, [*arguments, "--scenes", "5"]).exit_code == 0
+    again = SceneSamples(folder)
+    assert len(again) == 5
+    assert (folder / "shard-00000.safetensors").stat().st_mtime_ns == stamp
+    assert np.array_equal(again[2].pair.left, before.pair.left)
+    assert np.array_equal(again[2].raw, before.raw, equal_nan=True)
+    assert again[2].pair.camera == before.pair.camera
+    arguments[-2] = "4"
+    other = run(app, [*arguments, "--scenes", "5"])
+    assert isinstance(other.exception, InputError)
+    assert "seed" in str(other.exception)
