@@ -24,6 +24,8 @@ def collect(
 
     Mind the licences of the clips: they hold for models trained on them. A manifest.csv beside them is read.
     """
+    import warnings
+
     from motion.collection import collect, save_collection
     from motion.formats import read_clip
     from shared.files import refuse_existing
@@ -31,7 +33,10 @@ def collect(
 
     _require_safetensors(output)
     refuse_existing(output, overwrite=overwrite)
-    collection = collect(folders, read_clip(skeleton).skeleton, fps=fps, progress=None if quiet else "clips")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what was guessed; `fewstep motion info` tells it
+        body = read_clip(skeleton).skeleton
+    collection = collect(folders, body, fps=fps, progress=None if quiet else "clips")
     save_collection(output, collection, overwrite=overwrite)
     for line in collection.left_out:
         typer.echo(f"left out: {line}", err=True)
