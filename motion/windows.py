@@ -20,6 +20,7 @@ from shared.errors import InputError
 
 STILL = tuple(ACTION[name] for name in ("stand", "sit", "lie"))
 RARE = 0.75
+ROUNDING = 1e-6  # frames
 ALONE = 16  # frames of the shortest clip that is drawn from
 # Shares of windows by what is known of them, and the most frames of a history and the most keyframes.
 KNOWN = {"nothing": 0.35, "history": 0.3, "both ends": 0.1, "keyframes": 0.1, "path": 0.15}
@@ -105,7 +106,7 @@ class WindowSource:
         begin = torch.maximum(begin, start.double())
         place = begin[:, None] + torch.arange(frames) * speed[:, None]
         held = torch.isin(self.actions[stop - 1], torch.tensor(STILL))
-        valid = (place <= stop[:, None] - 1) | held[:, None]
+        valid = (place < stop.double()[:, None] - 1 + ROUNDING) | held[:, None]
         place = torch.minimum(place, stop[:, None].double() - 1)
         low = place.floor().long()
         high = torch.minimum(low + 1, stop[:, None] - 1)

@@ -64,6 +64,15 @@ def test_windows_are_pieces_of_the_clip_seen_from_their_first_frame():
         assert torch.allclose(window[0, HEADING], torch.tensor([1.0, 0.0]), atol=1e-5)
 
 
+def test_windows_at_the_end_of_a_clip_have_all_their_frames():
+    clips = collection()
+    source = WindowSource(replace(clips, clips=clips.clips * 200), speeds=(0.8, 1.2))
+    for frames in (16, 17, 23, 30):
+        drawn = source.draw(200, frames, np.random.default_rng(frames))
+        assert drawn.valid.all()
+        assert (drawn.actions == ACTION["walk"]).all()
+
+
 def test_faster_windows_go_farther():
     clips = collection(80)
     slow, fast = (
