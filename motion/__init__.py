@@ -10,6 +10,9 @@
 | retarget, blending | to another skeleton; from one motion into the next |
 | metrics | skating, contact, jerk, keyframes |
 | scene | meshes, signed distance, walkable map, routes, seats, a body of capsules |
+| actions, features, collection, windows | what a body does in each frame; motions as numbers; clips to train on |
+| config, network, training, files | a transformer over frames, and its weights |
+| model | `draw`: motions from noise, with some of them known |
 
 Metres, seconds, z up, right-handed; local rotations are matrices (frames, joints, 3, 3).
 """

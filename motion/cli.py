@@ -1,4 +1,4 @@
-"""Motion clips: look at them, convert and retarget them, measure them: `fewstep motion`."""
+"""Motion: look at clips, convert, retarget and measure them; train models and draw from them: `fewstep motion`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motion.cli_models import collect, draw, train
 from shared.errors import InputError
 from shared.options import Json, Overwrite
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from motion.clips import Motion
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+for command in (collect, train, draw):
+    app.command()(command)
 
 Clip = Annotated[Path, typer.Argument(metavar="CLIP", help=".bvh, .amc or DeepMimic's .json, with or without .gz.")]
 Units = Annotated[str, typer.Option(help="Of CLIP: m, cm, mm, in, cmu (inches / 0.45), or auto: by the legs.")]

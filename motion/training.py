@@ -1,0 +1,295 @@
+r"""Training of a motion model on windows of recordings.
+
+    loss =   E |x^ - x_0|^2                             normalised features that are not known
+           + w_p E |(p^ - r^) - (p - r)|^2              joints p from the root r, m^2
+           + w_v E |v^ - v|^2                           velocities of joints, (m/s)^2
+           + w_r E |v^|^2 where a joint of a foot rests, (m/s)^2
+
+with p from forward kinematics, means over frames of the clip. Levels are uniform in t. Statistics of the features are
+those of windows seen from their first frame; no deviation is taken for less than `LEAST`.
+
+Step n draws everything random from the seed and n, and a checkpoint holds network, average and moments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from motion.actions import ACTION, ACTIONS
+from motion.collection import Collection
+from motion.config import MotionConfig, Settings
+from motion.files import save_model
+from motion.network import MotionTransformer
+from motion.windows import Windows, WindowSource
+from shared.checkpoint import load_checkpoint, save_checkpoint
+from shared.errors import InputError
+from shared.training import AveragedWeights, rate_share
+
+CHECKPOINT = "checkpoint.safetensors"
+MAY_DIFFER = {"name", "checkpoint_minutes", "log_every"}
+LEAST = 0.02
+STATISTICS_WINDOWS, HELD_OUT_WINDOWS = 512, 64
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class MotionTraining(Settings):
+    """Everything that decides a training.
+
+    Attributes:
+        name: of the weights, "motion/<stem>".
+        model: what is trained.
+        held_out: names of clips that are not trained on; the loss is measured on them too.
+        speeds: slowest and fastest that a window is played, in units of the recording.
+        steps: of the optimiser.
+        batch: windows a step.
+        learning_rate: largest, after the warm-up; it then falls to zero along a half cosine.
+        warmup: steps in which the rate rises from zero.
+        weight_decay: of AdamW.
+        clip_gradient: largest norm of the gradient.
+        average: largest decay of the average of weights that is exported.
+        unlabelled: share of windows whose actions are not told.
+        position_weight: w_p.
+        velocity_weight: w_v.
+        rest_weight: w_r.
+        log_every: steps between two lines of the log.
+        checkpoint_minutes: time between two checkpoints.
+        seed: of weights and batches.
+    """
+
+    name: str = Field(pattern=r"^[a-z_]+/[a-z0-9_]+$")
+    model: MotionConfig = MotionConfig()
+    held_out: tuple[str, ...] = ()
+    speeds: tuple[PositiveFloat, PositiveFloat] = (0.8, 1.2)
+    steps: PositiveInt
+    batch: PositiveInt = 32
+    learning_rate: PositiveFloat = 4e-4
+    warmup: NonNegativeInt = 200
+    weight_decay: NonNegativeFloat = 1e-2
+    clip_gradient: PositiveFloat = 1.0
+    average: Share = 0.999
+    unlabelled: Share = 0.1
+    position_weight: NonNegativeFloat = 4.0
+    velocity_weight: NonNegativeFloat = 0.05
+    rest_weight: NonNegativeFloat = 0.1
+    log_every: PositiveInt = 100
+    checkpoint_minutes: NonNegativeFloat = 3.0
+    seed: NonNegativeInt = 0
+
+
+class MotionTrainer:
+    """A training in progress; it goes on where the folder's checkpoint stopped.
+
+    Args:
+        settings: what to train.
+        collection: clips to train on.
+        folder: for checkpoint and log.
+        device: where to compute.
+
+    Raises:
+        InputError: clips of another rate, held-out clips that are not there, or a folder with another training.
+    """
+
+    def __init__(
+        self, settings: MotionTraining, collection: Collection, folder: Path, *, device: torch.device | str = "cpu"
+    ) -> None:
+        if collection.fps != settings.model.fps or settings.model.actions != ACTIONS:
+            raise InputError(
+                "clips", found=f"{collection.fps:g} frames a second, actions {', '.join(ACTIONS)}",
+                expected=f"{settings.model.fps:g} a second, actions {', '.join(settings.model.actions)}",
+                fix="Collect the clips at that rate, or correct the configuration.",
+            )  # fmt: skip
+        self.settings, self.collection, self.folder = settings, collection, Path(folder)
+        self.device = torch.device(device)
+        self.body = collection.body
+        self.source = WindowSource(collection, settings.held_out, speeds=settings.speeds)
+        self.held_out = WindowSource(collection, settings.held_out, only_held_out=True) if settings.held_out else None
+        self.mean, self.spread = (part.to(self.device) for part in self._statistics())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.network = MotionTransformer(settings.model, self.body.size)
+        self.network.to(self.device)
+        self.process = settings.model.process()
+        self.average = AveragedWeights(self.network, settings.average)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
+        digest.update(collection.fingerprint.encode())
+        self.facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "fingerprint": digest.hexdigest(), "losses": {}}
+        path = self.folder / CHECKPOINT
+        if path.is_file():
+            self.facts |= load_checkpoint(
+                path, self.network, self.average, self.optimiser, str(self.facts["fingerprint"])
+            )
+
+    @property
+    def step(self) -> int:
+        """Return the number of steps made."""
+        return int(self.facts["step"])
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the features over windows of the longest length."""
+        drawn = self.source.draw(
+            STATISTICS_WINDOWS, self.settings.model.frames[1],
+            np.random.default_rng(np.random.SeedSequence([self.settings.seed, 2**32 - 1])),
+        )  # fmt: skip
+        frames = drawn.features[drawn.valid]
+        return frames.mean(0), frames.std(0).clamp(min=LEAST)
+
+    def losses(self, windows: Windows, source: np.random.Generator, network: torch.nn.Module) -> dict[str, Tensor]:
+        """Return the four losses of windows, differentiable; levels and noise are drawn from `source`."""
+        settings, body, fps = self.settings, self.body, self.settings.model.fps
+        truth = windows.features
+        x0 = (truth - self.mean) / self.spread
+        noise = torch.from_numpy(source.standard_normal(x0.shape, np.float32)).to(self.device)
+        level = torch.from_numpy(source.uniform(self.process.t_min, 1, len(x0))).to(self.device)
+        told = torch.from_numpy(source.random(len(x0)) >= settings.unlabelled).to(self.device)
+        actions = torch.where(told[:, None], windows.actions, ACTION["any"])
+        given = windows.known[..., body.groups.to(self.device)]
+        x = torch.where(given, x0, self.process.add_noise(x0, noise, level))
+        estimate = network(
+            x, self.process.network_time(level), actions=actions, known=windows.known, visible=windows.valid[:, None]
+        )
+        estimate = torch.where(given, x0, estimate)
+        free = (windows.valid[..., None] & ~given).sum().clamp(min=1)
+        error = ((estimate - x0) ** 2 * windows.valid[..., None]).sum() / free
+        with torch.no_grad():
+            real = body.positions(truth)
+        made = body.positions(estimate * self.spread + self.mean)
+        moved = (windows.valid[:, 1:] & windows.valid[:, :-1])[..., None]
+        made_speed, real_speed = (positions.diff(dim=1) * fps for positions in (made, real))
+        feet = list(body.feet)
+        rests = truth[:, 1:, -len(feet) :] * truth[:, :-1, -len(feet) :] * moved
+        return {
+            "features": error,
+            "positions": _mean_square((made - made[:, :, :1]) - (real - real[:, :, :1]), windows.valid[..., None]),
+            "velocities": _mean_square(made_speed - real_speed, moved),
+            "rests": _mean_square(made_speed[:, :, feet], rests),
+        }
+
+    def train_step(self) -> dict[str, float]:
+        """Make one step and return its losses."""
+        settings = self.settings
+        source = np.random.default_rng(np.random.SeedSequence([settings.seed, self.step]))
+        for group in self.optimiser.param_groups:
+            group["lr"] = settings.learning_rate * rate_share(self.step, settings.steps, settings.warmup)
+        self.optimiser.zero_grad(set_to_none=True)
+        shortest, longest = settings.model.frames
+        windows = self.source.draw(settings.batch, int(source.integers(shortest, longest + 1)), source)
+        losses = self.losses(windows.to(self.device), source, self.network)
+        total = (
+            losses["features"]
+            + settings.position_weight * losses["positions"]
+            + settings.velocity_weight * losses["velocities"]
+            + settings.rest_weight * losses["rests"]
+        )
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_gradient)
+        self.optimiser.step()
+        self.average.update(self.network)
+        self.facts["step"] += 1
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """Return the first loss of the averaged network on windows of the held-out clips, the same ones every time.
+
+        Raises:
+            InputError: no clip is held out.
+        """
+        if self.held_out is None:
+            raise InputError("held_out", found="no clip", expected="at least one", fix="Name some.")
+        source = np.random.default_rng(np.random.SeedSequence([self.settings.seed, 2**32 - 2]))
+        windows = self.held_out.draw(HELD_OUT_WINDOWS, self.settings.model.frames[1], source)
+        network = MotionTransformer(self.settings.model, self.body.size).to(self.device)
+        network.load_state_dict(self.average.average)
+        return float(self.losses(windows.to(self.device), source, network)["features"])
+
+    def run(self, *, stop_at: int | None = None, tell: Callable[[int, float], None] | None = None) -> None:
+        """Train to the end, or to step `stop_at`, with checkpoints.
+
+        Args:
+            stop_at: step after which to stop, with a checkpoint.
+            tell: called with step and the mean first loss at every line of the log.
+
+        Raises:
+            InputError: the loss is not finite.
+        """
+        last = self.settings.steps if stop_at is None else min(stop_at, self.settings.steps)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        begin, saved = time.monotonic() - self.facts["seconds"], time.monotonic()
+        rows: list[dict[str, float]] = []
+        while self.step < last:
+            rows.append(self.train_step())
+            if not all(map(math.isfinite, rows[-1].values())):
+                raise InputError(
+                    "loss", found=f"{rows[-1]} at step {self.step}", expected="finite numbers", fix="Lower the rate."
+                )
+            self.facts["seconds"] = time.monotonic() - begin
+            if self.step % self.settings.log_every == 0 or self.step == last:
+                means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+                if self.held_out is not None:
+                    means["held_out"] = self.held_out_loss()
+                rows, self.facts["losses"] = [], means
+                with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": self.step, "seconds": round(self.facts["seconds"]), **means}) + "\n")
+                if tell is not None:
+                    tell(self.step, means["features"])
+            if time.monotonic() - saved >= 60 * self.settings.checkpoint_minutes or self.step == last:
+                save_checkpoint(self.folder / CHECKPOINT, self.network, self.average, self.optimiser, self.facts)
+                saved = time.monotonic()
+
+    def export(self, path: Path, *, half: bool = False, origin: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Write the averaged weights as a model file and return the facts in its header.
+
+        Args:
+            path: ending in .safetensors.
+            half: store the network in float16.
+            origin: more facts, such as the name of the collection.
+        """
+        settings = self.settings
+        trained = {clip.source: clip for clip in self.source.clips}
+        licences: dict[str, dict[str, float]] = {}
+        for clip in self.source.clips:
+            if clip.name == clip.stem:
+                entry = licences.setdefault(f"{clip.source.partition('/')[0]}: {clip.licence}", {"clips": 0, "s": 0.0})
+                entry["clips"] += 1
+                entry["s"] = round(entry["s"] + len(clip.features) / self.collection.fps, 1)
+        facts = {
+            "name": settings.name,
+            "steps": self.step,
+            "of_steps": settings.steps,
+            "batch": settings.batch,
+            "learning_rate": settings.learning_rate,
+            "average": settings.average,
+            "seed": settings.seed,
+            "seconds": round(self.facts["seconds"]),
+            "parameters": sum(value.numel() for value in self.network.parameters()),
+            "clips": len(trained),
+            "held_out": list(settings.held_out),
+            "data": licences,
+            "action_seconds": self.collection.seconds(),
+            "losses": self.facts["losses"],
+            **(origin or {}),
+        }
+        statistics = (self.mean, self.spread)
+        save_model(path, settings.model, self.body, self.average.average, statistics, facts, half=half)
+        return facts
+
+
+def _mean_square(difference: Tensor, weight: Tensor) -> Tensor:
+    """Return the weighted mean of |d|^2, of vectors (N, F, J, 3) and weights (N, F, 1 or J)."""
+    squares = (difference**2).sum(-1)
+    weight = weight.to(squares).expand_as(squares)
+    return (squares * weight).sum() / weight.sum().clamp(min=1)
