@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.stereo_depth import middlebury, matched, ours
+from benchmarks.stereo_depth import matched, middlebury, ours
 from robotics.stereo.files import load_stereo, read_stereo
 from robotics.stereo.metrics import evaluate
 from shared import weights
