@@ -84,8 +84,8 @@ def anatomy_of(skeleton: Skeleton, clips: Sequence[Motion] = ()) -> Anatomy:
     Args:
         skeleton: with legs, feet and a rest pose.
         clips: motions of this skeleton on the floor z = 0, in which the heights of resting feet are measured: the
-            lower quartile while a joint is slower than 0.2 m/s. Without them, those of the rest pose: where its toes hang, as
-            in CMU's T-poses, they are 3 to 5 cm too low.
+            lower quartile while a joint is slower than 0.2 m/s. Without them, those of the rest pose: where its toes
+            hang, as in CMU's T-poses, they are 1 to 5 cm too low.
 
     Raises:
         InputError: unknown legs or rest pose, joints whose names say no part of a body, or a clip of other joints.
