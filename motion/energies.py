@@ -97,9 +97,8 @@ class Objective:
                 "contacts", found="no scene", expected="the distance field that is touched",
                 fix="Give the field, or weight 0 to contact.",
             )  # fmt: skip
-        used = [
-            joint for item in (*self.goals.hints, *self.goals.follows, *self.goals.contacts) for joint in item.joints
-        ]
+        points: list[Hint | Follow | Contact] = [*self.goals.hints, *self.goals.follows, *self.goals.contacts]
+        used = [joint for item in points for joint in item.joints]
         count = len(self.anatomy.skeleton)
         if any(not 0 <= joint < count for joint in used):
             raise InputError("goals", found=f"joint {max(used)}", expected=f"0 to {count - 1}", fix="Correct it.")
