@@ -88,6 +88,11 @@ def about_axis(axis: int, angle: Tensor) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in entries], -2)
 
 
+def about_vectors(vectors: Tensor) -> Tensor:
+    """Return the rotations (..., 3, 3) by |v|, rad, about v, (..., 3)."""
+    return roma.rotvec_to_rotmat(vectors)
+
+
 def least_turn(start: Tensor, end: Tensor) -> Tensor:
     """Return the rotation (3, 3) by the smallest angle that takes the direction of `start`, (3,), to that of `end`."""
     start, end = start / start.norm(), end / end.norm()

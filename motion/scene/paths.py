@@ -190,7 +190,10 @@ def _cost(walkable: WalkableMap, points: np.ndarray) -> float:
 
 def _straightened(walkable: WalkableMap, points: np.ndarray) -> np.ndarray:
     """Return the corners left when every stretch that a straight line replaces at no higher cost is replaced."""
-    along = np.r_[0.0, np.cumsum([_cost(walkable, points[k : k + 2]) for k in range(len(points) - 1)])]
+    # The first and the last half cell may be too narrow; an infinite cost there would excuse any straight line.
+    steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
+    costs = [_cost(walkable, points[k : k + 2]) for k in range(len(steps))]
+    along = np.r_[0.0, np.cumsum(np.minimum(costs, (1 + PENALTY) * steps))]
     last, kept = len(points) - 1, [0]
     while kept[-1] < last:
         i = kept[-1]
