@@ -140,7 +140,8 @@ def estimate(
     )
     samples = np.stack([shrunk_disparity(one, (height, width)) for one in frame.drawn.disparity.cpu().numpy()])
     from_right = shrunk_disparity(from_right, (height, width))
-    dense = np.median(samples, 0).astype(np.float32)
+    # Of an even number the lower one in the middle: the mean of both could lie between two surfaces.
+    dense = np.sort(samples, 0)[(chosen.samples - 1) // 2]
     if chosen.first != "raw":  # a sensor knows fractions of a pixel by itself
         dense = refined(dense, left, right)
     spread = samples.std(0).astype(np.float32)

@@ -123,9 +123,9 @@ class Guidance:
                 gate &= (disparity - self._padded(self.raw, view)).abs() <= AGREES
             total = total + weights.photometric * gate * photometric(left, warped(right, disparity))
         if weights.left_right and self.right is not None:
-            other = warped(self._padded(self.right, view).expand_as(disparity), disparity)
-            gate = self._in_view(disparity) & other.isfinite()
-            gap = torch.where(gate, disparity - other.nan_to_num(), 0.0)
+            # Repeated beyond its border: a derivative through unknown values would be unknown everywhere.
+            right = self._padded(self.right, view, "replicate")
+            gap = torch.where(self._in_view(disparity), disparity - warped(right.expand_as(disparity), disparity), 0.0)
             total = total + weights.left_right * _limited(gap)
         if weights.smooth:
             total = total + weights.smooth * smoothness(disparity, left)
@@ -144,10 +144,11 @@ class Guidance:
         return torch.arange(disparity.shape[-1], device=disparity.device) >= disparity
 
     @staticmethod
-    def _padded(value: Tensor, view: View) -> Tensor:
+    def _padded(value: Tensor, view: View, mode: str = "constant") -> Tensor:
         height, width = view.prepared.left.shape[-2:]
         more = width - value.shape[-1], height - value.shape[-2]
-        return functional.pad(value[None, None], (0, more[0], 0, more[1]), value=float("nan"))
+        filled = {"value": float("nan")} if mode == "constant" else {}
+        return functional.pad(value[None, None], (0, more[0], 0, more[1]), mode, **filled)
 
 
 def photometric(left: Tensor, right: Tensor) -> Tensor:

@@ -25,9 +25,9 @@ def test_the_file_is_the_recorded_one_small_and_judged():
 
 @pytest.mark.data
 def test_it_is_nearer_to_the_truth_than_filled_matching_on_a_real_pair(data_file):
-    folder = data_file("stereo/middlebury/cones").parent.parent
-    case = next(case for case in middlebury(folder) if case.name == "cones")
+    folder = data_file("stereo/middlebury/teddy").parent.parent
+    case = next(case for case in middlebury(folder) if case.name == "teddy")
     before = evaluate(matched(case), case.truth)
     after = evaluate(ours(load_stereo(NAME), case, samples=1, enlarge=2.0).dense, case.truth)
-    assert after["epe"] < 0.95 * before["epe"]
-    assert after["bad1"] < 1.05 * before["bad1"]
+    assert after["epe"] < 0.85 * before["epe"]
+    assert after["bad1"] < before["bad1"]
