@@ -92,7 +92,10 @@ def _page(title: str, data: dict[str, Any]) -> str:
     style, viewer = ((folder / name).read_text(encoding="utf-8") for name in ("viewer.css", "viewer.js"))
     library = three_js()
     environment = Environment(
-        loader=PackageLoader("motion.viewer", ""), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+        loader=PackageLoader("motion.viewer", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
     )
     return environment.get_template("page.html").render(
         title=title, style=style, library=library, viewer=viewer,

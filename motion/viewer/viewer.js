@@ -42,8 +42,8 @@
   renderer.localClippingEnabled = true;
   renderer.setPixelRatio(Math.min(window.devicePixelRatio, 2));
   const stage = new THREE.Scene();
-  stage.background = colour(BACKGROUND);
-  stage.fog = new THREE.Fog(colour(BACKGROUND), 10, 60);
+  stage.background = new THREE.Color(BACKGROUND); // this release encodes neither background nor fog
+  stage.fog = new THREE.Fog(BACKGROUND, 10, 60);
   const camera = new THREE.PerspectiveCamera(40, 1, 0.05, 500);
   camera.up.set(0, 0, 1);
   const sun = new THREE.DirectionalLight(0xfff4e6, 0.85);
@@ -61,14 +61,26 @@
   const reach = root.reduce((most, value, i) => (i % 3 < 2 ? Math.max(most, Math.abs(value)) : most), 0);
   const size = 2 * Math.ceil(reach + 40);
   const below = floor - (data.scene ? 0.015 : 0.002); // under a scene's own floor, which is level to a centimetre
-  const ground = new THREE.Mesh(new THREE.PlaneGeometry(size, size), new THREE.MeshLambertMaterial({ color: colour(0xdde2e7) }));
+  function squares() { // one metre of floor; as a texture it fades into the distance and takes shadows, as lines do not
+    const tile = document.createElement("canvas");
+    tile.width = tile.height = 256;
+    const pen = tile.getContext("2d");
+    pen.fillStyle = "#c3cad2";
+    pen.fillRect(0, 0, 256, 256);
+    pen.strokeStyle = "#a3adb8";
+    pen.lineWidth = 5;
+    pen.strokeRect(0, 0, 256, 256);
+    const texture = new THREE.CanvasTexture(tile);
+    texture.encoding = THREE.sRGBEncoding;
+    texture.wrapS = texture.wrapT = THREE.RepeatWrapping;
+    texture.repeat.set(size, size);
+    texture.anisotropy = renderer.capabilities.getMaxAnisotropy();
+    return texture;
+  }
+  const ground = new THREE.Mesh(new THREE.PlaneGeometry(size, size), new THREE.MeshPhongMaterial({ map: squares(), specular: 0x000000 }));
   ground.position.z = below;
   ground.receiveShadow = true;
-  const grid = new THREE.GridHelper(size, size, colour(0x8b97a5), colour(0xb4bec9));
-  grid.rotation.x = Math.PI / 2;
-  grid.position.z = below + 0.001;
-  Object.assign(grid.material, { transparent: true, opacity: 0.6, depthWrite: false });
-  stage.add(ground, grid);
+  stage.add(ground);
 
   // ---- scenery
   const cutPlane = new THREE.Plane(new THREE.Vector3(0, 0, -1), 0);
@@ -99,7 +111,7 @@
       mesh.receiveShadow = true;
       stage.add(mesh);
       if (edged) stage.add(new THREE.LineSegments(new THREE.EdgesGeometry(geometry, 30), edges[o.room ? 1 : 0]));
-      names.push(label(o.name, "", new THREE.Vector3((min.x + max.x) / 2, (min.y + max.y) / 2, o.room ? floor + 1 : max.z + 0.05)));
+      if (!o.room) names.push(label(o.name, "", new THREE.Vector3((min.x + max.x) / 2, (min.y + max.y) / 2, max.z + 0.05)));
     }
     byId("naming").hidden = false;
     byId("cutting").hidden = !scenery.objects.some((o) => o.room);
@@ -116,7 +128,7 @@
   const points = new Float32Array(3 * count);
   const bones = unpacked(body.bones);
   const radii = unpacked(body.radii);
-  const skin = () => new THREE.MeshStandardMaterial({ roughness: 0.55, metalness: 0 });
+  const skin = () => new THREE.MeshPhongMaterial({ specular: 0x181818, shininess: 30 });
   const balls = new THREE.InstancedMesh(new THREE.SphereGeometry(1, 24, 16), skin(), 2 * radii.length);
   const tubes = new THREE.InstancedMesh(new THREE.CylinderGeometry(1, 1, 1, 24, 1, true), skin(), radii.length);
   for (const mesh of [balls, tubes]) {
@@ -124,7 +136,7 @@
     stage.add(mesh);
   }
   body.sides.forEach((side, i) => {
-    const shade = new THREE.Color(...body.colours[side]).convertSRGBToLinear();
+    const shade = new THREE.Color(...body.colours[side]);
     balls.setColorAt(2 * i, shade);
     balls.setColorAt(2 * i + 1, shade);
     tubes.setColorAt(i, shade);
@@ -199,7 +211,7 @@
     const state = goal.met === null ? "unknown" : goal.met ? "met" : "failed";
     const [value, mark, word] = STATES[state];
     const [x, y, z] = goal.position;
-    const paint = new THREE.MeshLambertMaterial({ color: colour(value) });
+    const paint = new THREE.MeshPhongMaterial({ color: colour(value), specular: 0x000000 });
     const ball = new THREE.Mesh(new THREE.SphereGeometry(0.05, 20, 14), paint);
     ball.position.set(x, y, Math.max(z, floor + 0.05));
     const stem = new THREE.Mesh(new THREE.CylinderGeometry(0.008, 0.008, 1), paint);
@@ -248,8 +260,8 @@
       Math.max(view.target.z + view.distance * Math.sin(view.elevation), below + 0.05),
     );
     camera.lookAt(view.target);
-    stage.fog.near = 8 + 1.5 * view.distance;
-    stage.fog.far = 30 + 3 * view.distance;
+    stage.fog.near = 3 + 1.1 * view.distance;
+    stage.fog.far = 14 + 3 * view.distance;
   }
   function orbit(x, y) {
     view.azimuth -= 0.006 * x;
@@ -389,8 +401,9 @@
   }
   function resize() {
     renderer.setSize(window.innerWidth, window.innerHeight, false);
-    camera.aspect = window.innerWidth / window.innerHeight;
-    camera.updateProjectionMatrix();
+    const [width, height] = [window.innerWidth, window.innerHeight];
+    camera.aspect = width / height;
+    camera.setViewOffset(width, height, 0, (height - byId("controls").getBoundingClientRect().top) / 2, width, height); // the middle of what the bar leaves free
     dirty = true;
   }
   function readAddress() {

@@ -44,8 +44,7 @@ class Browser:
         # Descriptors 3 and 4 may be either of ours already, so both move out of the way first.
         command = f'exec 13<&{theirs_in} 14>&{theirs_out}; exec 3<&13 4>&14 13<&- 14>&-; exec "$@"'
         self.process = subprocess.Popen(
-            ["bash", "-c", command, "chromium", binary, *FLAGS, f"--window-size={size[0]},{size[1]}",
-             f"--user-data-dir={profile}", "about:blank"],
+            ["bash", "-c", command, "chromium", binary, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(theirs_in)
@@ -57,6 +56,7 @@ class Browser:
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.resize(*size)
 
     def __enter__(self) -> Browser:
         return self
@@ -84,7 +84,7 @@ class Browser:
         raise TimeoutError(f"{method}: no answer from the browser in {self.patience:g} s")
 
     def evaluate(self, expression: str):
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -94,12 +94,16 @@ class Browser:
             assert time.monotonic() < until, (expression, self.console)
             time.sleep(0.02)
 
+    def resize(self, width: int, height: int) -> None:
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
     def press(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key)
 
     def picture(self) -> np.ndarray:
-        """Return the page's pixels, (H, W, 3) uint8."""
+        """Return the page's pixels, (H, W, 3) uint8, once what it has drawn is on its screen."""
+        self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
         png = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
         return np.array(Image.open(io.BytesIO(png)).convert("RGB"))
 
