@@ -10,6 +10,7 @@
 | retarget, blending | to another skeleton; from one motion into the next |
 | metrics | skating, contact, jerk, keyframes |
 | scene | meshes, signed distance, walkable map, routes, seats, a body of capsules |
+| viewer | one HTML file that plays a motion in its scene |
 
 Metres, seconds, z up, right-handed; local rotations are matrices (frames, joints, 3, 3).
 """

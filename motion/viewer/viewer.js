@@ -412,6 +412,7 @@
     return Boolean(asked);
   }
   window.addEventListener("resize", resize);
+  new ResizeObserver(resize).observe(byId("controls")); // its rows wrap as its text grows
   window.addEventListener("hashchange", readAddress);
   canvas.addEventListener("webglcontextrestored", () => { dirty = true; });
 

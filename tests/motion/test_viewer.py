@@ -246,11 +246,11 @@ def test_three_js_keeps_its_notice_and_its_absence_is_told(monkeypatch):
 @pytest.mark.skipif(chromium.find_chromium() is None, reason="no Chromium on the PATH (Debian package chromium)")
 def test_a_browser_draws_the_body_where_it_is_and_loads_nothing(tmp_path):
     scene = scene_of(box(HOSTILE, (1.2, -2, 0), (2, -1, 0.8)))
-    goals = [GoalMarker("sit", (1.5, -1.5, 0.8), True), GoalMarker(HOSTILE, (-1, -2), False)]
+    goals = [GoalMarker("sit", (1.5, -1.5, 0.8), True), GoalMarker(HOSTILE, (1.2, 1.6), False)]
     motion = walk(60)
     write_viewer(tmp_path / "a.html", motion, scene, goals, [[0, 0], [0.2, -1], [0, -2.4]], title=HOSTILE)
     address = (tmp_path / "a.html").as_uri()
-    with chromium.Browser(chromium.find_chromium(), tmp_path / "profile", (480, 360)) as browser:
+    with chromium.Browser(chromium.find_chromium(), tmp_path / "profile", (640, 480)) as browser:
         browser.call("Page.navigate", url=f"{address}#frame=5")
         browser.wait("document.body?.dataset.ready === 'yes'")
         clock = "document.getElementById('time').textContent"
@@ -280,7 +280,7 @@ def test_a_browser_draws_the_body_where_it_is_and_loads_nothing(tmp_path):
         hue = np.array(list(COLOURS.values()))[:, None] / np.max(list(COLOURS.values()), 1)[:, None, None]
         for joint, expected in (("LeftForeArm", hue[0]), ("LeftLeg", hue[0]), ("Chest", hue[2])):
             place = positions[frame, motion.skeleton.names.index(joint)]
-            column, row = seen_at(place, positions[5, 0], bar, (480, 360))
+            column, row = seen_at(place, positions[5, 0], bar, (640, 480))
             pixel = (picture[round(row), round(column)] / 255.0) ** 2.2
             assert np.abs(pixel / pixel.max() - expected).max() < 0.2, (frame, joint, column, row, pixel)
 
