@@ -109,6 +109,32 @@ def evaluate(
         write_numbers(json, numbers)
 
 
+@app.command()
+def view(
+    clip: Clip,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help=".html, one file, for any browser.")],
+    scene: Annotated[
+        Path | None, typer.Option("--scene", metavar="MESH", help="In which it moves: .glb, .gltf, .obj, .ply ...")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Of the page; default: the name of CLIP.")] = None,
+    units: Units = "auto", up: Up = "auto", source_fps: SourceFps = None, asf: Asf = None, role: Role = None,
+    rest_frame: RestFrame = None, overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Write a page that plays a clip in 3-D, with its scene; it opens from disk and loads nothing."""
+    from motion.scene.loading import read_scene
+    from motion.viewer.page import require_page, write_viewer
+    from shared.files import refuse_existing
+
+    require_page(output)
+    refuse_existing(output, overwrite=overwrite)
+    motion = _read(clip, units=units, up=up, fps=source_fps, asf=asf, roles=_roles(role), rest_frame=rest_frame)
+    surroundings = None if scene is None else read_scene(scene)
+    for note in () if surroundings is None else surroundings.report:
+        typer.echo(f"note: {scene}: {note}", err=True)
+    write_viewer(output, motion, surroundings, title=title or clip.name, overwrite=overwrite)
+    typer.echo(str(output))
+
+
 def _read(path: Path, **options: Any) -> Motion:
     """Read a clip and print what had to be guessed as notes on standard error."""
     from motion.formats import read_clip

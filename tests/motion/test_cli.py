@@ -65,6 +65,17 @@ def test_evaluate_writes_the_numbers_that_it_prints(clip, tmp_path):
     assert f"{'jerk_mean':20}{numbers['jerk_mean']:.4g}" in result.output
 
 
+def test_view_writes_a_page_of_the_clip_in_its_scene(clip, tmp_path):
+    (tmp_path / "box.obj").write_text("o box\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 2 3\nf 1 2 4\nf 1 3 4\n")
+    result = run("view", clip, "--scene", tmp_path / "box.obj", "-o", tmp_path / "page.html", "--title", "A <b> page")
+    assert result.output.splitlines()[-1] == str(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "<h1>A &lt;b&gt; page</h1>" in text
+    assert '"name": "box"' in text
+    with pytest.raises(InputError, match=r"expected \.html"):
+        run("view", clip, "-o", tmp_path / "page.glb")
+
+
 def test_mistakes_are_told(clip, tmp_path):
     with pytest.raises(InputError, match="Rename"):
         run("convert", clip, "-o", tmp_path / "a.fbx")
