@@ -75,20 +75,18 @@ class Need:
 
 
 def measure(config: BrainConfig, network: nn.Module) -> Need:
-    """Return what a network needs, from two calls on small cubes."""
+    """Return what a network needs, from two calls on small volumes."""
     parameter = next(network.parameters())
-    sides = config.multiple, 2 * config.multiple
+    side = 2 * config.multiple
     peaks = []
-    for side in sides:
+    for long in (side, 2 * side):
         with torch.no_grad(), LiveBytes() as watched:
-            x = torch.zeros((1, 1, side, side, side), device=parameter.device)
+            x = torch.zeros((1, 1, long, side, side), device=parameter.device)
             network(x, torch.zeros(1, device=parameter.device))
         peaks.append(watched.peak)
-    a_voxel = (peaks[1] - peaks[0]) / (sides[1] ** 3 - sides[0] ** 3)
+    a_voxel = (peaks[1] - peaks[0]) / side**3
     weights = sum(value.numel() * value.element_size() for value in network.parameters())
-    return Need(
-        weights + max(0.0, peaks[0] - a_voxel * sides[0] ** 3), OVERHEAD * a_voxel + SAMPLER_VOLUMES * FLOAT_BYTES
-    )
+    return Need(weights + max(0.0, peaks[0] - a_voxel * side**3), OVERHEAD * a_voxel + SAMPLER_VOLUMES * FLOAT_BYTES)
 
 
 def available(device: torch.device) -> float | None:

@@ -4,9 +4,11 @@ r"""MedForj's published weights, loaded unchanged: 394 tensors of MONAI's `Diffu
     down_blocks.{0-4}.resnets.{0,1}, up_blocks.{0-4}.resnets.{0-2}, middle_block.resnet_{1,2}:
         norm1, conv1.conv, time_emb_proj, norm2, conv2.conv, and skip_connection.conv where the width changes
     down_blocks.4.attentions.{0,1}, up_blocks.0.attentions.{0-2}, middle_block.attention:
-        norm, attn.{to_q,to_k,to_v,out_proj}; to_q, to_k and to_v have no bias
+        norm, attn.{to_q,to_k,to_v,out_proj}
     down_blocks.{0-3}.downsampler.op.conv, up_blocks.{0-3}.upsampler.postconv.conv
     out.0, out.2.conv
+
+each with weight and bias.
 
 Two kinds of file: `MedForj-weights-<strategy>_ema.safetensors` with these names, and older `.pt` files, also training
 checkpoints, with them under "model". All strategies have the same tensors, so the strategy comes from the name of the

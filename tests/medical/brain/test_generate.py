@@ -115,8 +115,10 @@ def test_sizes_steps_and_names_that_cannot_be_are_told(model, model_file, tmp_pa
     with pytest.raises(InputError, match="2 to 1000"):
         generate(model, tmp_path, 1, 0, sampling=Sampling(steps=2000))
     for words, message in (
-        (["--size", "8x8"], "XxYxZ"), (["--strategy", "v"], "noise, clean"), (["--strategy", "noise"], "Drop --strategy")
-    ):  # fmt: skip
+        (["--size", "8x8"], "XxYxZ"),
+        (["--strategy", "v"], "noise, clean"),
+        (["--strategy", "noise"], "Drop --strategy"),
+    ):
         done = CliRunner().invoke(app, ["generate", "--model", str(model_file), "-o", str(tmp_path), *words])
         assert isinstance(done.exception, InputError)
         assert message in str(done.exception)

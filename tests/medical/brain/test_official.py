@@ -24,6 +24,7 @@ SMALL = BrainConfig(strategy="flow", channels=(8, 16), attention=(False, True), 
 def published_names() -> set[str]:
     """The table of the module's docstring, written out."""
     resnet = ["norm1", "conv1.conv", "time_emb_proj", "norm2", "conv2.conv"]
+    attention = ["norm", "attn.to_q", "attn.to_k", "attn.to_v", "attn.out_proj"]
     parts = ["conv_in.conv", "time_embed.0", "time_embed.2", "out.0", "out.2.conv"]
     for level in range(5):
         for side, blocks in (("down", 2), ("up", 3)):
@@ -35,9 +36,8 @@ def published_names() -> set[str]:
     parts += [f"middle_block.resnet_{i}.{part}" for i in (1, 2) for part in resnet]
     places = ["down_blocks.4.attentions.0", "down_blocks.4.attentions.1", "middle_block.attention"]
     places += [f"up_blocks.0.attentions.{i}" for i in range(3)]
-    parts += [f"{place}.{part}" for place in places for part in ("norm", "attn.out_proj")]
-    names = {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}
-    return names | {f"{place}.attn.to_{part}.weight" for place in places for part in "qkv"}
+    parts += [f"{place}.{part}" for place in places for part in attention]
+    return {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}
 
 
 def test_names_shapes_and_size_are_the_published_ones():

@@ -17,7 +17,7 @@ from shared.errors import InputError
 nibabel = pytest.importorskip("nibabel")
 from nibabel.affines import apply_affine  # noqa: E402
 
-OBLIQUE = np.array([[0.0, 0.1, -0.78, 12.0], [0.79, 0.0, 0.05, -31.0], [0.02, -0.8, -0.1, 40.0], [0, 0, 0, 1.0]])
+OBLIQUE = np.array([[0.0, 0.1, -0.78, 12.0], [0.79, 0.0, 0.05, -21.0], [0.02, -0.8, -0.1, 40.0], [0, 0, 0, 1.0]])
 LANDMARKS = np.array([[4.0, -8.0, 9.0], [-5.0, 2.0, 16.0], [8.0, 6.0, 12.0]])  # RAS mm
 
 

@@ -138,12 +138,12 @@ def test_the_reference_sampling_is_the_published_one(strategy, eta):
         a2, b2 = (1.0, 0.0) if there is None else levels(strategy, there)
         answer = network(x, torch.tensor([float(here)]))
         x0 = {
-            "noise": lambda: (x - b * answer) / a,
-            "clean": lambda: answer,
-            "velocity": lambda: a * x - b * answer,
-            "flow": lambda: (x - b * answer) / (a + b),
-            "rflow": lambda: (x + b * answer) / (a + b),
-        }[strategy]()  # fmt: skip
+            "noise": (x - b * answer) / a,
+            "clean": answer,
+            "velocity": a * x - b * answer,
+            "flow": (x - b * answer) / (a + b),
+            "rflow": (x + b * answer) / (a + b),
+        }[strategy]
         beyond = max(beyond, float((x0.abs() > 1).double().mean()))
         if strategy != "rflow":
             x0 = x0.clamp(-1, 1)
