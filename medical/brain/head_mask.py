@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 
 HEAD_MM = 170.0  # from the top of the scalp down: brain and cerebellum lie in it, the neck does not
-WORK_MM = 4.0
+SMOOTH_MM = 2.0
 
 
 def head_mask(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Return the largest piece brighter than air, of the upper 170 mm.
 
     Otsu's threshold of the cube root (which evens bright fat and tissue) of the volume, smoothed with a deviation of
-    2 mm, so that noise in air stays below it.
+    2 mm, so that noise in air stays below it; on every second voxel where they are 1 mm or finer.
 
     Args:
         voxels: (x, y, z), any orientation.
@@ -31,18 +31,21 @@ def head_mask(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """
     from scipy import ndimage
 
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    low = np.percentile(voxels, 0.1)
-    smooth = np.cbrt(ndimage.gaussian_filter(np.maximum(voxels - low, 0).astype(np.float32), WORK_MM / 2 / spacing))
+    strides = np.maximum(1, (SMOOTH_MM / np.linalg.norm(affine[:3, :3], axis=0) + 1e-3).astype(int))
+    thin = voxels[tuple(slice(None, None, stride) for stride in strides)]
+    steps = affine[:3, :3] * strides
+    low = np.percentile(thin, 0.1)
+    sigma = SMOOTH_MM / np.linalg.norm(steps, axis=0)
+    smooth = np.cbrt(ndimage.gaussian_filter(np.maximum(thin - low, 0).astype(np.float32), sigma))
     if smooth.max() == smooth.min():
         return np.zeros(voxels.shape, dtype=bool)
     piece = largest_piece(smooth > otsu(smooth))
-    up = affine[2, :3]  # superior millimetres a voxel step
-    height = sum(np.arange(n, dtype=np.float32).reshape([-1 if a == b else 1 for b in range(3)]) * up[a]
-                 for a, n in enumerate(voxels.shape))  # fmt: skip
-    height = np.broadcast_to(height, voxels.shape)
-    kept: np.ndarray = piece & (height >= height[piece].max() - HEAD_MM)
-    return kept
+    height = np.tensordot(steps[2], np.indices(thin.shape, dtype=np.float32), axes=1)  # superior, mm
+    kept = piece & (height >= height[piece].max() - HEAD_MM)
+    for axis, stride in enumerate(strides):
+        kept = np.repeat(kept, stride, axis=axis)
+    x, y, z = voxels.shape
+    return kept[:x, :y, :z]
 
 
 def otsu(values: np.ndarray, bins: int = 256) -> float:
