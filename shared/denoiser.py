@@ -82,7 +82,7 @@ class NetworkDenoiser:
         network: called as network(x, time, **conditioning). It may return a tensor, a tuple whose first entry is the
             prediction, or an object with the field `sample` (the models of diffusers).
         process: the noise process of its training.
-        prediction: "sample", "epsilon", "v", "flow" or "score"; see `shared.predictions`.
+        prediction: "sample", "epsilon", "v", "flow", "reverse_flow" or "score"; see `shared.predictions`.
         conditioning: keyword arguments given to the network at every call.
         time_argument: name of the network's time argument when it cannot be the second positional one.
 

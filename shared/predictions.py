@@ -2,13 +2,16 @@ r"""What networks predict, and how to get from one prediction to another.
 
 Every prediction is a fixed mixture of data and noise, p = c_0 x_0 + c_1 eps:
 
-| name    | p                        | c_0    | c_1      |
-| ------- | ------------------------ | ------ | -------- |
-| sample  | x_0                      | 1      | 0        |
-| epsilon | eps                      | 0      | 1        |
-| v       | alpha eps - sigma x_0    | -sigma | alpha    |
-| flow    | eps - x_0                | -1     | 1        |
-| score   | -eps / sigma             | 0      | -1/sigma |
+| name         | p                        | c_0    | c_1      |
+| ------------ | ------------------------ | ------ | -------- |
+| sample       | x_0                      | 1      | 0        |
+| epsilon      | eps                      | 0      | 1        |
+| v            | alpha eps - sigma x_0    | -sigma | alpha    |
+| flow         | eps - x_0                | -1     | 1        |
+| reverse_flow | x_0 - eps                | 1      | -1       |
+| score        | -eps / sigma             | 0      | -1/sigma |
+
+reverse_flow is the flow of those whose time runs from noise to data, and of MONAI's RFlowScheduler.
 
 With x = alpha x_0 + sigma eps this is a 2 x 2 system of determinant d = alpha c_1 - sigma c_0, so that any prediction
 q = e_0 x_0 + e_1 eps follows from p as
@@ -29,19 +32,20 @@ from torch import Tensor
 from shared.errors import InputError
 from shared.process import NoiseProcess, Time, along_batch
 
-Prediction = Literal["sample", "epsilon", "v", "flow", "score"]
+Prediction = Literal["sample", "epsilon", "v", "flow", "reverse_flow", "score"]
 
 MIXTURES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "sample": lambda alpha, sigma: (torch.ones_like(alpha), torch.zeros_like(alpha)),
     "epsilon": lambda alpha, sigma: (torch.zeros_like(alpha), torch.ones_like(alpha)),
     "v": lambda alpha, sigma: (-sigma, alpha),
     "flow": lambda alpha, sigma: (-torch.ones_like(alpha), torch.ones_like(alpha)),
+    "reverse_flow": lambda alpha, sigma: (torch.ones_like(alpha), -torch.ones_like(alpha)),
     "score": lambda alpha, sigma: (torch.zeros_like(alpha), -1 / sigma),
 }
 
 
 def check_prediction(name: str) -> Prediction:
-    """Return the name if it is one of the five; else raise `InputError`."""
+    """Return the name if it is one of the table; else raise `InputError`."""
     if name not in MIXTURES:
         raise InputError(
             "prediction",

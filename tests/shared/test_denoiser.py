@@ -53,7 +53,7 @@ def test_networks_of_one_score_give_the_same_samples_whatever_they_predict(name,
             grid,
             Multistep(2),
         )
-        for prediction in ("sample", "epsilon", "v", "flow", "score")
+        for prediction in ("sample", "epsilon", "v", "flow", "reverse_flow", "score")
     }
     assert results["sample"].std() > 0.5
     for prediction, result in results.items():

@@ -117,7 +117,8 @@ def test_every_prediction_becomes_every_other(process, source, target):
     t = torch.tensor([0.02, 0.2, 0.5, 0.8, 0.99], dtype=torch.float64)
     alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
     truth = {
-        "sample": x0, "epsilon": eps, "v": alpha * eps - sigma * x0, "flow": eps - x0, "score": -eps / sigma,
+        "sample": x0, "epsilon": eps, "v": alpha * eps - sigma * x0, "flow": eps - x0,
+        "reverse_flow": x0 - eps, "score": -eps / sigma,
     }  # fmt: skip
     x = alpha * x0 + sigma * eps
     result = convert(truth[source], x, t, process, source=source, target=target)

@@ -1,0 +1,95 @@
+"""Synthetic brain MRI: raw heads onto the grid of the networks, volumes from a model: `fewstep brain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.errors import InputError
+from shared.options import Device, Overwrite, Quiet, Seed
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Size = Annotated[
+    str | None, typer.Option(metavar="XxYxZ", help="Voxels to the left, posterior, superior; default: the model's.")
+]
+
+
+@app.command()
+def prepare(
+    raw: Annotated[Path, typer.Argument(metavar="RAW", help="T1-weighted head, NIfTI.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Prepared volume: .nii or .nii.gz.")],
+    mask: Annotated[
+        Path | None, typer.Option(help="Brain mask on the grid of RAW; default: deepbet, or the head.")
+    ] = None,
+    fov: Annotated[str, typer.Option(metavar="XxYxZ", help="Field of view, mm.")] = "192x224x192",
+    spacing: Annotated[
+        float | None, typer.Option(min=0.1, help="mm, of all axes; default: 1 mm for finer axes, others stay.")
+    ] = None,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put a head onto the grid of the networks: 1 mm, LPS, percentiles to uint16, centred on the brain."""
+    from medical.brain.prepare import prepare_file
+
+    x, y, z = _three(fov, "--fov")
+    facts = prepare_file(raw, output, mask=mask, fov_mm=(x, y, z), spacing_mm=spacing, overwrite=overwrite)
+    if not quiet:
+        for warning in facts["warnings"]:
+            typer.echo(f"warning: {warning}", err=True)
+    typer.echo(str(output))
+
+
+@app.command()
+def generate(
+    model: Annotated[
+        str, typer.Option(metavar="FILE", help="Model: of fewstep (.safetensors) or MedForj (.safetensors, .pt).")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder, a BIDS data set.")],
+    count: Annotated[int, typer.Option("-n", min=1, help="Number of volumes.")] = 1,
+    size: Size = None,
+    spacing: Annotated[float | None, typer.Option(min=0.1, help="Voxel size, mm; default: the model's.")] = None,
+    sampler: Annotated[str, typer.Option(help="reference (MedForj's) or multistep (fewer steps).")] = "reference",
+    steps: Annotated[int, typer.Option(min=2, help="Of the sampling.")] = 256,
+    eta: Annotated[float, typer.Option(min=0, max=1, help="Share of fresh noise, of reference.")] = 0.0,
+    strategy: Annotated[
+        str | None, typer.Option(help="noise, clean, velocity, flow or rflow, if the name of a MedForj file is silent.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw synthetic T1-weighted heads. Not for diagnosis. Run again to go on after a stop, or for more."""
+    from medical.brain.files import load_brain
+    from medical.brain.generate import generate, off_training
+    from medical.brain.model import PREDICTIONS, Sampling
+    from shared.devices import resolve_device
+
+    chosen = next((name for name in PREDICTIONS if name == strategy), None)
+    if chosen != strategy:
+        raise InputError(
+            "--strategy", found=repr(strategy), expected=f"one of {', '.join(PREDICTIONS)}", fix="Correct it."
+        )
+    voxels = None if size is None else _three(size, "--size")
+    loaded = load_brain(model, chosen, resolve_device(device))
+    if not quiet:
+        for warning in off_training(loaded, voxels or loaded.config.size, spacing or loaded.config.spacing_mm):
+            typer.echo(f"warning: {warning}", err=True)
+    sampling = Sampling(sampler, steps, eta)
+    drawn = generate(
+        loaded, output, count, seed, sampling=sampling, size=voxels, spacing_mm=spacing, overwrite=overwrite,
+        progress=not quiet,
+    )  # fmt: skip
+    for written in drawn:
+        typer.echo(str(written.path))
+
+
+def _three(text: str, source: str) -> tuple[int, int, int]:
+    parts = text.split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(source, found=repr(text), expected="XxYxZ, whole numbers", fix="Such as 192x224x192.")
+    x, y, z = map(int, parts)
+    return x, y, z

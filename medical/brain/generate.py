@@ -1,0 +1,113 @@
+"""A batch of synthetic volumes: planned, drawn one by one, resumed.
+
+One volume is drawn at a time, since one fills the memory; each has its own seed, made from that of the batch and its
+number, so a batch that was stopped, or is asked for more volumes, has the volumes of one that was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medical.brain.memory import available, check_memory, measure
+from medical.brain.model import BrainModel, Sampling, check_size
+from medical.brain.output import Written, done, image_seed, volume_path, write_description, write_synthetic
+from shared.files import require_writable
+
+FOV_TOLERANCE = 0.1
+
+
+def generate(
+    model: BrainModel,
+    folder: Path,
+    count: int,
+    seed: int,
+    *,
+    sampling: Sampling | None = None,
+    size: tuple[int, int, int] | None = None,
+    spacing_mm: float | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Iterator[Written]:
+    """Draw volumes 1 ... count into a BIDS folder; yield each as it is written or found.
+
+    Everything is checked before the first one is drawn.
+
+    Args:
+        model: of `load_brain`.
+        folder: of the data set.
+        count: of volumes.
+        seed: of the batch.
+        sampling: how; None is the reference sampling.
+        size: voxels along x, y, z; None is that of the training.
+        spacing_mm: written voxel size; None is that of the training.
+        overwrite: replace volumes that were made with other settings.
+        progress: show a bar for each volume.
+
+    Raises:
+        InputError: a size or steps that the model cannot take, a volume that does not fit into memory, or a folder
+            with volumes of other settings.
+    """
+    size, spacing = size or model.config.size, spacing_mm or model.config.spacing_mm
+    sampling = sampling or Sampling()
+    check_size(model.config, size)
+    sampling.grid(model.config.strategy)
+    require_writable(folder / "x")
+    facts = [_facts(model, seed, number, sampling, size, spacing) for number in range(1, count + 1)]
+    paths = [volume_path(folder, number) for number in range(1, count + 1)]
+    there = [done(path, fact, overwrite=overwrite) for path, fact in zip(paths, facts, strict=True)]
+    if not all(there) and isinstance(model.network, torch.nn.Module):
+        need = measure(model.config, model.network)
+        check_memory(model.config, need, size, available(model.device), spacing_mm=spacing)
+    warnings = off_training(model, size, spacing)
+    write_description(folder, model.name)
+    return _drawn(model, sampling, size, list(zip(paths, facts, there, strict=True)), warnings, progress)
+
+
+def off_training(model: BrainModel, size: tuple[int, int, int], spacing_mm: float) -> list[str]:
+    """Return warnings about a grid that is not that of the training: networks draw well only on theirs."""
+    config = model.config
+    warnings = []
+    if abs(spacing_mm / config.spacing_mm - 1) > 0.01:
+        warnings.append(f"voxels of {spacing_mm:g} mm, and the model was trained on {config.spacing_mm:g} mm")
+    if any(abs(a / b - 1) > FOV_TOLERANCE for a, b in zip(size, config.size, strict=True)):
+        warnings.append(
+            f"{'x'.join(map(str, size))} voxels, and the model was trained on {'x'.join(map(str, config.size))}"
+        )
+    return warnings
+
+
+def _facts(
+    model: BrainModel, seed: int, number: int, sampling: Sampling, size: tuple[int, int, int], spacing_mm: float
+) -> dict[str, Any]:
+    return {
+        "seed": image_seed(seed, number),
+        "batch_seed": seed,
+        "number": number,
+        "model": {"name": model.name, "sha256": model.sha256, "strategy": model.config.strategy},
+        "sampling": {**asdict(sampling), "calls": sampling.grid(model.config.strategy).steps},
+        "size": list(size),
+        "spacing_mm": spacing_mm,
+        "device": model.device.type,
+    }
+
+
+def _drawn(
+    model: BrainModel,
+    sampling: Sampling,
+    size: tuple[int, int, int],
+    volumes: list[tuple[Path, dict[str, Any], bool]],
+    warnings: list[str],
+    progress: bool,
+) -> Iterator[Written]:
+    for number, (path, facts, there) in enumerate(volumes, 1):
+        if not there:
+            generator = torch.Generator().manual_seed(facts["seed"])
+            label = f"volume {number} of {len(volumes)}" if progress else None
+            x = model.draw(size, sampling, generator=generator, progress=label)
+            write_synthetic(path, x, facts, warnings)
+        yield Written(path, not there)

@@ -1,0 +1,177 @@
+r"""A model of brain volumes: a network, what it predicts, and its sampling on the core.
+
+x = -1 ... 1 is the intensity from air to the brightest fat. MedForj's strategies are predictions of the core:
+
+| strategy | prediction                 | process                                             |
+| -------- | -------------------------- | --------------------------------------------------- |
+| noise    | eps (epsilon)              | 1000 betas, linear from 1e-4 to 2e-2                |
+| clean    | x_0 (sample)               | the same                                            |
+| velocity | alpha eps - sigma x_0 (v)  | the same                                            |
+| flow     | eps - x_0 (flow)           | the same                                            |
+| rflow    | x_0 - eps (reverse_flow)   | straight, x_t = (1 - t) x_0 + t eps, told 1000 t    |
+
+The reference sampling asks at the entries round(linspace(0, 999, n)), from noise to data, with DDIM, and limits every
+estimate to [-1, 1] except rflow's. For rflow the entry 0 is the data itself: asking there changes nothing, so n steps
+are n - 1 calls.
+
+Reference: MedForj, arXiv 2510.26834; piksl-research/medforj, `medforj/scheduler.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medical.brain.config import BrainConfig, Strategy
+from shared.denoiser import Denoiser, NetworkDenoiser, clipped
+from shared.errors import InputError
+from shared.grid import Grid, explicit_grid, log_snr_grid
+from shared.predictions import Prediction
+from shared.process import FlowMatching, NoiseProcess, VariancePreserving, standard_normal
+from shared.sampling import Solver, sample
+from shared.solvers.ddim import DDIM
+from shared.solvers.multistep import Multistep
+
+STEPS = 1000
+BETAS = (1e-4, 2e-2)
+PREDICTIONS: dict[Strategy, Prediction] = {
+    "noise": "epsilon",
+    "clean": "sample",
+    "velocity": "v",
+    "flow": "flow",
+    "rflow": "reverse_flow",
+}
+
+
+def brain_process(strategy: Strategy) -> NoiseProcess:
+    """Return the noise process of a strategy."""
+    if strategy == "rflow":
+        return FlowMatching(time_scale=STEPS)
+    return VariancePreserving.from_betas(torch.linspace(*BETAS, STEPS, dtype=torch.float64))
+
+
+def reference_grid(strategy: Strategy, steps: int) -> Grid:
+    """Return MedForj's levels for so many steps.
+
+    Raises:
+        InputError: fewer than 2 steps, or more than 1000.
+    """
+    if not 2 <= steps <= STEPS:
+        raise InputError(
+            "steps", found=f"{steps}", expected=f"2 to {STEPS}, the entries of the noise table", fix="Correct it."
+        )
+    entries = np.linspace(0, STEPS - 1, steps).round()[::-1]
+    if strategy == "rflow":
+        return explicit_grid(brain_process(strategy), [float(entry) / STEPS for entry in entries])
+    return explicit_grid(brain_process(strategy), [*((float(entry) + 1) / STEPS for entry in entries), 0.0])
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a volume is drawn.
+
+    Attributes:
+        name: "reference" (MedForj's: its levels, DDIM) or "multistep" (second order, levels even in log SNR).
+        steps: of the grid.
+        eta: share of fresh noise in the reference sampling, 0 to 1.
+    """
+
+    name: str = "reference"
+    steps: int = 256
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in ("reference", "multistep"):
+            raise InputError("sampler", found=repr(self.name), expected="reference or multistep", fix="Correct it.")
+        if self.name == "multistep" and self.eta:
+            raise InputError("eta", found=f"{self.eta}", expected="0 for multistep", fix="Use the reference sampler.")
+
+    def grid(self, strategy: Strategy) -> Grid:
+        """Return the levels; errors as of `reference_grid`."""
+        if self.name == "reference":
+            return reference_grid(strategy, self.steps)
+        grid = log_snr_grid(brain_process(strategy), self.steps)
+        if strategy == "rflow":  # its training never saw pure noise: the highest level is entry 999
+            return grid.from_time((STEPS - 1) / STEPS)
+        return grid
+
+    def solver(self) -> Solver:
+        """Return the solver."""
+        return DDIM(self.eta) if self.name == "reference" else Multistep(2)
+
+
+class BrainModel:
+    """A model ready to draw.
+
+    Args:
+        config: of the network.
+        network: (x, times) -> prediction, in evaluation mode.
+        name: of its file.
+        sha256: of its file.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        config: BrainConfig,
+        network: Callable[..., Any],
+        *,
+        name: str = "",
+        sha256: str = "",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.name, self.sha256, self.device = config, name, sha256, torch.device(device)
+        self.network = network.to(self.device) if isinstance(network, torch.nn.Module) else network
+
+    def denoiser(self, *, limited: bool | None = None) -> Denoiser:
+        """Return the estimate of x_0.
+
+        Args:
+            limited: to [-1, 1]; None as the reference does: all but rflow.
+        """
+        strategy = self.config.strategy
+        denoiser = NetworkDenoiser(self.network, brain_process(strategy), PREDICTIONS[strategy])
+        return clipped(denoiser) if (strategy != "rflow" if limited is None else limited) else denoiser
+
+    def draw(
+        self,
+        size: tuple[int, int, int] | None = None,
+        sampling: Sampling | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        progress: str | None = None,
+    ) -> Tensor:
+        """Draw one volume, (x, y, z) toward left, posterior and superior, nominally in [-1, 1].
+
+        Args:
+            size: voxels; None is the size of the training.
+            sampling: how.
+            generator: source of all noise.
+            progress: label of a progress bar.
+
+        Raises:
+            InputError: a size that the network cannot take, see `check_size`; or steps, see `Sampling`.
+        """
+        size, sampling = size or self.config.size, sampling or Sampling()
+        check_size(self.config, size)
+        noise = standard_normal((1, 1, *size), generator, dtype=torch.float32, device=self.device)
+        grid = sampling.grid(self.config.strategy)
+        return sample(
+            self.denoiser(), noise, grid, sampling.solver(), generator=generator, progress=progress
+        )[0, 0]  # fmt: skip
+
+
+def check_size(config: BrainConfig, size: tuple[int, int, int]) -> None:
+    """Raise `InputError` unless the network takes volumes of this size."""
+    multiple = config.multiple
+    if any(side < multiple or side % multiple for side in size):
+        near = [max(multiple, multiple * round(side / multiple)) for side in size]
+        raise InputError(
+            "size", found="x".join(map(str, size)), expected=f"multiples of {multiple}, for this network",
+            fix=f"Such as {'x'.join(map(str, near))}.",
+        )  # fmt: skip

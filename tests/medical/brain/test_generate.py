@@ -1,0 +1,175 @@
+"""Batches of volumes: files, headers, sidecars, seeds, resuming, memory."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from medical.brain import memory
+from medical.brain.cli import app
+from medical.brain.config import BrainConfig
+from medical.brain.files import load_brain, save_brain
+from medical.brain.generate import generate
+from medical.brain.memory import LiveBytes, Need, check_memory, largest_size, measure
+from medical.brain.model import BrainModel, Sampling
+from medical.brain.output import image_seed, to_voxels
+from shared.errors import InputError
+
+nibabel = pytest.importorskip("nibabel")
+pytest.importorskip("monai")
+pytest.importorskip("einops")
+from medical.brain.network import brain_network  # noqa: E402
+
+SMALL = BrainConfig(strategy="flow", channels=(8, 16), attention=(False, True), blocks=1, size=(8, 10, 8), spacing_mm=4)
+FEW = Sampling(steps=3, eta=0.5)
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    torch.manual_seed(0)
+    network = brain_network(SMALL)
+    torch.nn.init.normal_(network.out[2].conv.weight, std=0.2)  # MONAI starts it at zero
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    save_brain(path, SMALL, network.state_dict(), {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(model_file) -> BrainModel:
+    return load_brain(model_file)
+
+
+def test_the_command_writes_a_bids_data_set_that_says_it_is_synthetic(model_file, tmp_path):
+    folder = tmp_path / "made"
+    words = ["generate", "--model", str(model_file), "-n", "2", "--seed", "1", "-o", str(folder), "--steps", "3"]
+    done = CliRunner().invoke(app, [*words, "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    path = folder / "sub-syn002" / "anat" / "sub-syn002_T1w.nii.gz"
+    assert done.stdout.split()[-1] == str(path)
+    image = nibabel.load(path)
+    assert image.shape == (8, 10, 8)
+    assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S")
+    assert image.header.get_zooms() == (4, 4, 4)
+    np.testing.assert_allclose(image.affine @ [3.5, 4.5, 3.5, 1], [0, 0, 0, 1], atol=1e-5)
+    np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-5)
+    description = bytes(image.header["descrip"]).decode()
+    assert "SYNTHETIC" in description
+    assert "not for diagnosis" in description
+    facts = json.loads(path.with_name("sub-syn002_T1w.json").read_text())
+    assert facts["Synthetic"] is True
+    assert "NOT FOR DIAGNOSIS" in facts["Notice"]
+    assert facts["seed"] == image_seed(1, 2) != image_seed(1, 1)
+    assert facts["model"]["sha256"] == load_brain(model_file).sha256
+    assert facts["sampling"] == {"name": "reference", "steps": 3, "eta": 0.0, "calls": 3}
+    assert json.loads((folder / "dataset_description.json").read_text())["BIDSVersion"]
+    other = nibabel.load(folder / "sub-syn001" / "anat" / "sub-syn001_T1w.nii.gz")
+    assert np.any(np.asanyarray(other.dataobj) != np.asanyarray(image.dataobj))
+
+
+def test_a_resumed_batch_is_the_uninterrupted_one(model, tmp_path):
+    whole = [written.path for written in generate(model, tmp_path / "whole", 3, 7, sampling=FEW)]
+    parts = tmp_path / "parts"
+    first = next(generate(model, parts, 3, 7, sampling=FEW))  # stopped after one
+    (first.path.parent / ".sub-syn001_T1w.nii.gz.abc").mkdir()  # what a kill may leave
+    stamp = first.path.stat().st_mtime_ns
+    rest = list(generate(model, parts, 3, 7, sampling=FEW))
+    assert [written.new for written in rest] == [False, True, True]
+    assert first.path.stat().st_mtime_ns == stamp
+    for a, b in zip(whole, rest, strict=True):
+        va, vb = (np.asanyarray(nibabel.load(path).dataobj) for path in (a, b.path))
+        assert va.std() > 100
+        np.testing.assert_array_equal(va, vb)
+        assert (
+            a.with_name(a.name.replace(".nii.gz", ".json")).read_text()
+            == b.path.with_name(b.path.name.replace(".nii.gz", ".json")).read_text()
+        )
+    # A volume without its sidecar is not done.
+    rest[2].path.with_name("sub-syn003_T1w.json").unlink()
+    assert [written.new for written in generate(model, parts, 3, 7, sampling=FEW)] == [False, False, True]
+
+
+def test_other_settings_in_the_same_folder_are_refused_unless_replaced(model, tmp_path):
+    list(generate(model, tmp_path, 1, 7, sampling=FEW))
+    for change in ({"seed": 8}, {"sampling": Sampling(steps=4)}, {"spacing_mm": 2.0}):
+        arguments = {"seed": 7, "sampling": FEW, **change}
+        with pytest.raises(InputError, match=r"made with another .*(seed|sampling|spacing_mm)"):
+            generate(model, tmp_path, 1, **arguments)
+    assert [w.new for w in generate(model, tmp_path, 1, 8, sampling=FEW, overwrite=True)] == [True]
+
+
+def test_a_grid_off_the_training_is_warned_of_in_the_sidecar(model, tmp_path):
+    (written,) = generate(model, tmp_path, 1, 0, sampling=FEW, size=(8, 8, 16), spacing_mm=2.0)
+    facts = json.loads(written.path.with_name("sub-syn001_T1w.json").read_text())
+    assert any("2 mm" in warning and "4 mm" in warning for warning in facts["warnings"])
+    assert any("8x8x16" in warning for warning in facts["warnings"])
+    assert nibabel.load(written.path).header.get_zooms() == (2, 2, 2)
+
+
+def test_sizes_steps_and_names_that_cannot_be_are_told(model, model_file, tmp_path):
+    with pytest.raises(InputError, match="multiples of 2"):
+        generate(model, tmp_path, 1, 0, size=(8, 9, 8))
+    with pytest.raises(InputError, match="2 to 1000"):
+        generate(model, tmp_path, 1, 0, sampling=Sampling(steps=2000))
+    for words, message in (
+        (["--size", "8x8"], "XxYxZ"),
+        (["--strategy", "v"], "noise, clean"),
+        (["--strategy", "noise"], "Drop --strategy"),
+    ):
+        done = CliRunner().invoke(app, ["generate", "--model", str(model_file), "-o", str(tmp_path), *words])
+        assert isinstance(done.exception, InputError)
+        assert message in str(done.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_intensities_are_a_fixed_scale_and_what_lies_beyond_is_counted():
+    x = torch.tensor([-1.5, -1.0, 0.0, 1.0, 2.0, 0.5, 0.5, 0.5]).reshape(2, 2, 2)
+    volume, beyond = to_voxels(x, 1.0)
+    assert volume.voxels.flatten().tolist() == [0, 0, 32768, 65535, 65535, 49151, 49151, 49151]
+    assert beyond == 0.25
+    with pytest.raises(InputError, match="NaN"):
+        to_voxels(torch.full((2, 2, 2), torch.nan), 1.0)
+
+
+def test_live_bytes_follow_tensors_from_their_making_to_their_end():
+    with LiveBytes() as watched:
+        a = torch.zeros(1000)
+        b = a + 1
+        view = b[10:]
+        assert watched.live == 8000
+        del a
+        assert watched.live == 4000
+        c = view * 2
+        del b, view
+    assert (watched.peak, watched.live) == (8000, c.untyped_storage().nbytes())
+
+
+def test_the_need_of_a_volume_is_a_line_that_a_larger_one_follows(model):
+    need = measure(SMALL, model.network)
+    weights = sum(value.numel() * 4 for value in model.network.parameters())
+    with torch.no_grad(), LiveBytes() as watched:
+        model.network(torch.zeros(1, 1, 16, 8, 12), torch.zeros(1))
+    expected = weights + memory.OVERHEAD * watched.peak + 6 * 4 * 16 * 8 * 12
+    assert need.bytes((16, 8, 12)) == pytest.approx(expected, rel=0.1)
+
+
+def test_a_volume_that_does_not_fit_is_refused_with_one_that_would(model, tmp_path, monkeypatch):
+    config = BrainConfig(strategy="flow")
+    need = Need(160e6, 1100.0)
+    check_memory(config, need, (192, 224, 192), 10e9, spacing_mm=1.0)
+    check_memory(config, need, (192, 224, 192), None, spacing_mm=1.0)
+    size = largest_size(config, need, (192, 224, 192), 2e9)
+    assert size is not None
+    assert all(side % 16 == 0 for side in size)
+    assert need.bytes(size) <= 2e9 < need.bytes(tuple(side + 16 for side in size))
+    with pytest.raises(InputError, match="x".join(map(str, size))):
+        check_memory(config, need, (192, 224, 192), 2e9, spacing_mm=1.0)
+    with pytest.raises(InputError, match="no size"):
+        check_memory(config, need, (192, 224, 192), 1e6, spacing_mm=1.0)
+    monkeypatch.setattr("medical.brain.generate.available", lambda device: 1e5)
+    with pytest.raises(InputError, match="GiB free"):
+        generate(model, tmp_path, 1, 0)
+    assert not list(tmp_path.iterdir())
