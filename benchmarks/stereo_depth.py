@@ -48,9 +48,10 @@ from robotics.stereo.pair import StereoPair
 from robotics.stereo.scenes.shards import SceneSamples
 from robotics.stereo.sgbm import fill_from_background, sgbm
 from shared.calibration import calibrate
+from shared.denoiser import Denoiser
 from shared.grid import Grid
 from shared.numbers import write_numbers
-from shared.process import standard_normal
+from shared.process import Time, standard_normal
 from shared.sampling import Solver
 from shared.solvers.ancestral import Ancestral
 from shared.solvers.calibrated import CalibratedMultistep
@@ -249,6 +250,18 @@ def by_calls(model: StereoModel, options: argparse.Namespace, console: Console) 
     return rows
 
 
+@dataclass(frozen=True)
+class Known:
+    """A denoiser that a calibration knows by its network, because its answers hold for these pairs alone."""
+
+    denoiser: Denoiser
+    network: torch.nn.Module
+
+    def __call__(self, x: torch.Tensor, t: Time, /) -> torch.Tensor:
+        """Return the estimate."""
+        return self.denoiser(x, t)
+
+
 def calibrated(model: StereoModel, folder: Path, calls: int) -> CalibratedMultistep:
     """Return the core's calibrated solver, fitted to scenes that no other part looks at."""
     data = SceneSamples(folder)
@@ -259,7 +272,8 @@ def calibrated(model: StereoModel, folder: Path, calls: int) -> CalibratedMultis
     together = Prepared(*(
         torch.cat([getattr(view.prepared, field.name) for view in seen]) for field in fields(Prepared)
     ))  # fmt: skip
-    denoiser = model.denoiser(View(model, together, seen[0].height, seen[0].width))
+    view = View(model, together, seen[0].height, seen[0].width)
+    denoiser = Known(model.denoiser(view), model.network)
     noise = standard_normal(
         together.start.shape, torch.Generator().manual_seed(1), dtype=torch.float32, device=model.device
     )
