@@ -288,7 +288,7 @@ def by_guidance(model: StereoModel, options: argparse.Namespace, console: Consol
         parts = []
         for case in cases:
             raw = sgbm(case.pair.left, case.pair.right, case.far)
-            chosen = EstimateSettings(max_disparity=case.far, first="raw", guidance=weights)
+            chosen = EstimateSettings(calls=4, max_disparity=case.far, first="raw", guidance=weights)
             source = torch.Generator().manual_seed(0)
             parts.append((case, estimate(model, case.pair, chosen, raw=raw, generator=source).dense))
         rows[name] = pooled(parts)
@@ -349,8 +349,9 @@ def by_times(model: StereoModel, options: argparse.Namespace, console: Console) 
             "ours: features and volume": partial(model.look, left, right, first, far),
             "ours: 1 call and the whole size": partial(model.draw, view, calls=1),
             "ours: 4 calls and the whole size": partial(model.draw, view, calls=4),
-            "ours: map and confidence, 4 samples of 4 calls": partial(ours, model, case),
-            "ours: the same, seen x2": partial(ours, model, case, enlarge=2.0),
+            "ours: map and confidence, 4 samples of 1 call": partial(ours, model, case),
+            "ours: map and confidence, 4 samples of 4 calls": partial(ours, model, case, calls=4),
+            "ours: the same, seen x2": partial(ours, model, case, calls=4, enlarge=2.0),
         }
         for name, way in ways.items():
             rows.setdefault(name, {})[f"{size[0]}x{size[1]} ms"] = milliseconds(way)

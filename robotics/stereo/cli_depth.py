@@ -43,7 +43,7 @@ def depth(
     calib_right: CalibRight = None,
     baseline: Baseline = None,
     model: ModelName = "robotics/stereo_small",
-    calls: Calls = 4,
+    calls: Calls = 1,
     samples: Samples = 4,
     first: First = "sgbm",
     raw: Annotated[

@@ -81,7 +81,7 @@ def calibrate(
     model: ModelArgument,
     data: Scenes,
     output: Annotated[Path, typer.Option("--output", "-o", help="Model to write: a .safetensors path.")],
-    calls: Calls = 4,
+    calls: Calls = 1,
     samples: Samples = 4,
     first: First = "sgbm",
     enlarge: Enlarge = 1.0,
@@ -138,7 +138,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Graph to write: an .onnx path.")],
     size: Annotated[str, typer.Option(metavar="WxH", help="Of the images, px.")],
     max_disparity: MaxDisparity = None,
-    calls: Calls = 4,
+    calls: Calls = 1,
     samples: Annotated[int, typer.Option(min=1, help="Drawn of each pair.")] = 1,
     overwrite: Overwrite = False,
 ) -> None:
