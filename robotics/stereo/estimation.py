@@ -33,8 +33,8 @@ class EstimateSettings(Settings):
     """How a map is made.
 
     Attributes:
-        calls: of the network, for each sample. One gives the middle of what is possible, on average nearest to the truth;
-            more walk to one possibility, and guidance needs two.
+        calls: of the network, for each sample. One gives the middle of what is possible, on average nearest to the
+            truth; more walk to one possibility, and guidance needs two.
         samples: drawn in one batch; their median, refined below a pixel, is the map, their spread a sign of trouble.
         first: what the sampling begins from: "sgbm", the "raw" map that is given, or "none", the best of the network's
             own cost volume.
