@@ -69,11 +69,12 @@ def train(
     """Train a model on collected clips; run again to go on after a stop. Writes OUTPUT and its card (.md)."""
     from motion.card import write_card
     from motion.collection import load_collection
-    from motion.training import CHECKPOINT, MotionTrainer, MotionTraining
+    from motion.training import MotionTrainer, MotionTraining
     from shared.config import load_config
     from shared.devices import resolve_device
     from shared.files import refuse_existing, require_writable
     from shared.progress import training_bar
+    from shared.training_run import CHECKPOINT
 
     _require_safetensors(output)
     for path in (output, output.with_suffix(".md")):

@@ -49,10 +49,11 @@ def train(
     from robotics.stereo.crops import Crops
     from robotics.stereo.files import read_stereo
     from robotics.stereo.scenes.shards import SceneFolders
-    from robotics.stereo.training import CHECKPOINT, StereoTrainer, StereoTraining
+    from robotics.stereo.training import StereoTrainer, StereoTraining
     from shared.config import load_config
     from shared.devices import resolve_device
     from shared.progress import training_bar
+    from shared.training_run import CHECKPOINT
 
     _require_new_model(output, overwrite=overwrite)
     settings = load_config(config, StereoTraining)

@@ -16,9 +16,7 @@ Step n draws everything random from the seed and n, and a checkpoint holds netwo
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,11 +32,11 @@ from robotics.stereo.crops import Crops
 from robotics.stereo.files import save_stereo
 from robotics.stereo.networks import StereoNetwork, reduced
 from robotics.stereo.networks.upsample import FACTOR
-from shared.checkpoint import load_checkpoint, save_checkpoint
+from shared.checkpoint import load_checkpoint
 from shared.errors import InputError
 from shared.training import AveragedWeights, rate_share
+from shared.training_run import CHECKPOINT, run_training
 
-CHECKPOINT = "checkpoint.safetensors"
 MAY_DIFFER = {"name", "checkpoint_minutes", "log_every"}
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -194,27 +192,7 @@ class StereoTrainer:
         Raises:
             InputError: the loss is not finite.
         """
-        last = self.settings.steps if stop_at is None else min(stop_at, self.settings.steps)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        begin, saved = time.monotonic() - self.facts["seconds"], time.monotonic()
-        rows: list[dict[str, float]] = []
-        while self.step < last:
-            rows.append(self.train_step())
-            if not all(map(math.isfinite, rows[-1].values())):
-                raise InputError(
-                    "loss", found=f"{rows[-1]} at step {self.step}", expected="finite numbers", fix="Lower the rate."
-                )
-            self.facts["seconds"] = time.monotonic() - begin
-            if self.step % self.settings.log_every == 0 or self.step == last:
-                means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-                rows, self.facts["losses"] = [], means
-                with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"step": self.step, "seconds": round(self.facts["seconds"]), **means}) + "\n")
-                if tell is not None:
-                    tell(self.step, means["full"])
-            if time.monotonic() - saved >= 60 * self.settings.checkpoint_minutes or self.step == last:
-                save_checkpoint(self.folder / CHECKPOINT, self.network, self.average, self.optimiser, self.facts)
-                saved = time.monotonic()
+        run_training(self, "full", stop_at=stop_at, tell=tell)
 
     def export(self, path: Path, *, half: bool = False, origin: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Write the averaged weights as a model file and return the facts in its header.
