@@ -78,7 +78,7 @@ class Anatomy:
         return torch.cat([positions, end_positions(self.skeleton, positions, turned)[..., list(self.ends), :]], -2)
 
 
-def anatomy_of(skeleton: Skeleton, clips: Sequence[Motion] = ()) -> Anatomy:
+def anatomy_of(skeleton: Skeleton, clips: Sequence[Motion] = (), *, foot_heights: Tensor | None = None) -> Anatomy:
     """Return the anatomy of a skeleton.
 
     Args:
@@ -86,6 +86,7 @@ def anatomy_of(skeleton: Skeleton, clips: Sequence[Motion] = ()) -> Anatomy:
         clips: motions of this skeleton on the floor z = 0, in which the heights of resting feet are measured: the
             lower quartile while a joint is slower than 0.2 m/s. Without them, those of the rest pose: where its toes
             hang, as in CMU's T-poses, they are 1 to 5 cm too low.
+        foot_heights: (K,) m, instead of measuring them.
 
     Raises:
         InputError: unknown legs or rest pose, joints whose names say no part of a body, or a clip of other joints.
@@ -101,7 +102,9 @@ def anatomy_of(skeleton: Skeleton, clips: Sequence[Motion] = ()) -> Anatomy:
     ground = soles(skeleton, positions, turned).min()
     feet = tuple(joint for foot in skeleton.feet for joint in foot)
     heights = positions[list(feet), 2] - ground
-    if clips:
+    if foot_heights is not None:
+        heights = foot_heights.to(heights)
+    elif clips:
         heights = _resting_heights(skeleton, clips, feet, heights)
     ends = tuple(
         place

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from motion.cli_models import collect, draw, train
-from shared.errors import InputError
+from motion.cli_synthesize import synthesize
+from motion.options import clip_of, roles_of
 from shared.options import Json, Overwrite
 
 if TYPE_CHECKING:
     from motion.clips import Motion
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-for command in (collect, train, draw):
+for command in (collect, train, draw, synthesize):
     app.command()(command)
 
 Clip = Annotated[Path, typer.Argument(metavar="CLIP", help=".bvh, .amc or DeepMimic's .json, with or without .gz.")]
@@ -41,7 +41,7 @@ def info(
     """Say what a clip holds: frames, joints, units, axes, what each joint is for, how high and fast the body goes."""
     from shared.numbers import flat_numbers, write_numbers
 
-    motion = _read(clip, units=units, up=up, fps=source_fps, asf=asf, roles=_roles(role), rest_frame=rest_frame)
+    motion = clip_of(clip, units=units, up=up, fps=source_fps, asf=asf, roles=roles_of(role), rest_frame=rest_frame)
     facts = _facts(motion)
     for name, value in facts.items():
         typer.echo(f"{name:16}{value:.4g}" if isinstance(value, float) else f"{name:16}{value}")
@@ -75,13 +75,13 @@ def convert(
 
     require_writer(output)
     refuse_existing(output, overwrite=overwrite)
-    motion = _read(clip, units=units, up=up, fps=source_fps, asf=asf, roles=_roles(role), rest_frame=rest_frame)
+    motion = clip_of(clip, units=units, up=up, fps=source_fps, asf=asf, roles=roles_of(role), rest_frame=rest_frame)
     if fps is not None:
         motion = motion.resampled(fps)
     if mirror:
         motion = mirrored(motion)
     if skeleton is not None:
-        motion = retargeted(motion, _read(skeleton).skeleton)
+        motion = retargeted(motion, clip_of(skeleton).skeleton)
     if stand:
         motion = standing(motion)
     write_clip(output, motion, overwrite=overwrite)
@@ -101,7 +101,7 @@ def evaluate(
     from motion.metrics import evaluate
     from shared.numbers import write_numbers
 
-    motion = _read(clip, units=units, up=up, fps=source_fps, asf=asf, roles=_roles(role), rest_frame=rest_frame)
+    motion = clip_of(clip, units=units, up=up, fps=source_fps, asf=asf, roles=roles_of(role), rest_frame=rest_frame)
     numbers = evaluate(motion, floor)
     for name, value in numbers.items():
         typer.echo(f"{name:20}{value:.4g}")
@@ -127,33 +127,12 @@ def view(
 
     require_page(output)
     refuse_existing(output, overwrite=overwrite)
-    motion = _read(clip, units=units, up=up, fps=source_fps, asf=asf, roles=_roles(role), rest_frame=rest_frame)
+    motion = clip_of(clip, units=units, up=up, fps=source_fps, asf=asf, roles=roles_of(role), rest_frame=rest_frame)
     surroundings = None if scene is None else read_scene(scene)
     for note in () if surroundings is None else surroundings.report:
         typer.echo(f"note: {scene}: {note}", err=True)
     write_viewer(output, motion, surroundings, title=title or clip.name, overwrite=overwrite)
     typer.echo(str(output))
-
-
-def _read(path: Path, **options: Any) -> Motion:
-    """Read a clip and print what had to be guessed as notes on standard error."""
-    from motion.formats import read_clip
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        motion = read_clip(path, **options)
-    for warning in caught:
-        typer.echo(f"note: {warning.message}", err=True)
-    return motion
-
-
-def _roles(given: list[str] | None) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given or []]
-    for role, mark, name in pairs:
-        if not (role and mark and name):
-            found = repr(role + mark + name)
-            raise InputError("--role", found=found, expected="ROLE=JOINT", fix="Such as left_toe=Ball_L.")
-    return {role: name for role, _, name in pairs}
 
 
 def _facts(motion: Motion) -> dict[str, Any]:

@@ -70,6 +70,9 @@ class Weights:
         return [(item.name, float(getattr(self, item.name))) for item in fields(self)]
 
 
+USUAL = Weights()
+
+
 @dataclass(frozen=True, eq=False)
 class Objective:
     """The energy of a pose: the weighted sum of the module's terms.
@@ -89,7 +92,7 @@ class Objective:
     anatomy: Anatomy
     field: Distance | None = None
     floor: float = 0.0
-    weights: Weights = Weights()
+    weights: Weights = USUAL
 
     def __post_init__(self) -> None:
         if self.goals.contacts and self.weights.contact and self.field is None:

@@ -72,7 +72,11 @@ class ModelFile:
                 self.path, found=str(error).replace("\n", " ")[:200], expected="the tensors of its configuration",
                 fix="Give the weights and the configuration that belong together.",
             ) from error  # fmt: skip
-        return MotionModel(self.config, self.body, network.eval().requires_grad_(False), mean, spread, device)
+        heights = self.training.get("foot_heights_m")
+        return MotionModel(
+            self.config, self.body, network.eval().requires_grad_(False), mean, spread, device,
+            foot_heights=None if heights is None else torch.tensor(heights, dtype=torch.float64),
+        )  # fmt: skip
 
 
 def save_model(

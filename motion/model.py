@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from motion.anatomy import anatomy_of
 from motion.clips import Motion
 from motion.config import MotionConfig
 from motion.features import GROUPS, PATH, Body
@@ -103,13 +104,16 @@ class MotionModel:
         mean: of the features of windows, (D,).
         spread: their standard deviation, (D,).
         device: where to compute.
+        foot_heights: (K,) m over the floor, of the joints of `Body.feet` when they rest; None for what the standing
+            body tells.
     """
 
     def __init__(
         self, config: MotionConfig, body: Body, network: MotionTransformer, mean: Tensor, spread: Tensor,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "cpu", *, foot_heights: Tensor | None = None,
     ) -> None:  # fmt: skip
         self.config, self.body, self.device = config, body, torch.device(device)
+        self.anatomy = anatomy_of(body.skeleton, foot_heights=foot_heights)
         self.network = network.to(self.device)
         self.mean, self.spread = mean.to(self.device), spread.to(self.device)
         self.process = config.process()

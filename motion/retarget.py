@@ -64,7 +64,7 @@ def retargeted(motion: Motion, target: Skeleton) -> Motion:
     hips_source = source.roles.get("hips", 0)
     hips_target = target.roles.get("hips", 0)
     still = Motion(target, torch.zeros_like(motion.root), rotations, motion.fps)
-    root = positions[:, hips_source] * _scale(source, target) - still.positions()[:, hips_target]
+    root = positions[:, hips_source] * leg_ratio(source, target) - still.positions()[:, hips_target]
     return _grounded(replace(still, root=root), motion)
 
 
@@ -82,7 +82,8 @@ def _grounded(motion: Motion, source: Motion) -> Motion:
     return replace(motion, root=motion.root + shift)
 
 
-def _scale(source: Skeleton, target: Skeleton) -> float:
+def leg_ratio(source: Skeleton, target: Skeleton) -> float:
+    """Return how far the target's hips travel for each metre of the source's: by the legs, or all bones."""
     if {f"{side}_{role}" for side in SIDES for role in ("hip", "ankle")} <= set(source.roles) & set(target.roles):
         return target.leg / source.leg
     return float(target.offsets.norm(dim=-1).sum() / source.offsets.norm(dim=-1).sum())

@@ -24,6 +24,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor
 
 from motion.actions import ACTION, ACTIONS
+from motion.anatomy import anatomy_of
 from motion.collection import Collection
 from motion.config import MotionConfig, Settings
 from motion.files import save_model
@@ -259,11 +260,20 @@ class MotionTrainer:
             "data": licences,
             "action_seconds": self.collection.seconds(),
             "losses": self.facts["losses"],
+            "foot_heights_m": self._foot_heights(),
             **(origin or {}),
         }
         statistics = (self.mean, self.spread)
         save_model(path, settings.model, self.body, self.average.average, statistics, facts, half=half)
         return facts
+
+    def _foot_heights(self) -> list[float]:
+        """Return how high the joints of feet are when they rest, m, in the clips that were trained on."""
+        clips = [
+            self.body.decode(clip.features, self.collection.fps) for clip in self.source.clips if clip.name == clip.stem
+        ]
+        heights = anatomy_of(self.body.skeleton, clips).foot_heights
+        return [round(float(height), 4) for height in heights]
 
 
 def _mean_square(difference: Tensor, weight: Tensor) -> Tensor:

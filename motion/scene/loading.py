@@ -105,6 +105,11 @@ class Scene:
         """Return the names of the objects."""
         return tuple(o.name for o in self.objects)
 
+    def scaled(self, factor: float) -> Scene:
+        """Return the scene made larger about the origin."""
+        objects = tuple(replace(o, vertices=o.vertices * factor) for o in self.objects)
+        return replace(self, objects=objects, floor=self.floor * factor)
+
     def find(self, name: str) -> SceneObject:
         """Return the object of this name, or the only one whose name contains it whatever the case.
 
