@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -37,6 +37,7 @@ from shared.errors import InputError
 from shared.grid import Grid, trailing_grid
 from shared.process import standard_normal
 from shared.solvers.ddim import DDIM
+from shared.solvers.linear import LinearPlan
 
 Energy = Callable[[Tensor], Tensor]
 """Features (N, F, D), m and so on, seen from the window's first frame -> (N,), 0 where all is as wanted."""
@@ -190,18 +191,22 @@ def guided(
     x = model.process.noise(shape, generator, device=model.device)
     corrected = set(policy.corrected(grid))
     updates = DDIM(policy.eta).plan(grid).updates
+    quiet = LinearPlan(tuple(replace(update, noise=0.0) for update in updates), grid.times[-1])
+    state = quiet.start(x)
     with torch.no_grad():
         for k, update in enumerate(updates):
-            denoiser = kept if grid.times[k] >= policy.keep_until else free
-            x = update.gain * x + update.weights[0] * denoiser(x, grid.times[k])
-            level = grid.times[k + 1]
+            denoiser = kept if state.t >= policy.keep_until else free
+            state = quiet.advance(state, denoiser(state.x, state.t))
+            x = state.x
             if k in corrected:
-                denoiser = kept if level >= policy.keep_until else free
+                denoiser = kept if state.t >= policy.keep_until else free
                 for _ in range(policy.corrections):
-                    x = _corrected(model, denoiser, energy, policy.step, x, level, grid.sigma[k + 1], update.noise)
+                    x = _corrected(model, denoiser, energy, policy.step, x, state.t, grid.sigma[k + 1], update.noise)
             if update.noise:
-                x = x + update.noise * standard_normal(x.shape, generator, dtype=x.dtype, device=x.device)
-        drawn = model.features(x)
+                z = standard_normal(x.shape, generator, dtype=x.dtype, device=x.device)
+                x = torch.add(x, z, alpha=update.noise)
+            state = replace(state, x=x)
+        drawn = model.features(state.x)
         return drawn[energy(drawn).argsort()]
 
 

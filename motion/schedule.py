@@ -31,13 +31,13 @@ from motion.scene.field import DistanceField
 from motion.scene.goals import PELVIS_OVER_SEAT, Seat, find_seats
 from motion.scene.loading import Scene
 from motion.scene.lying import LyingSurface, find_lying
-from motion.scene.paths import Path, require_walkable, route
+from motion.scene.paths import Path, curve, require_walkable, route
 from motion.scene.walkable import ROOM_AREA, WalkableMap
 from motion.tasks import Lie, Sit, StandUp, Task, TaskList, Wait, Walk
+from motion.timing import angle_between, eased, rotated, turning, walked
 from shared.errors import InputError
 
 SPEEDS = {"walk": (1.1, 1.4), "sit": (0.45, 0.6), "stand_up": (0.45, 0.6), "lie": (0.25, 0.3), "get_up": (0.25, 0.3)}
-RAMP = 0.5  # s, from rest to walking speed
 TURN, TURN_WALKING = math.radians(120.0), math.radians(180.0)  # rad/s
 TURN_FIRST = math.radians(60.0)  # of a larger angle to its path a body turns on the spot
 SHORTEST_WAY = 0.1  # m: nearer places are reached
@@ -205,7 +205,10 @@ class _Planner:
             target, words = self._place_at(task.walk_to), task.walk_to
         else:
             target, words = np.array(task.walk_to), f"({task.walk_to[0]:g}, {task.walk_to[1]:g})"
-        path = route(self.walkable, self.place, target)
+        if task.via:
+            path = curve(np.array([self.place, *task.via, target]), walkable=self.walkable)
+        else:
+            path = route(self.walkable, self.place, target)
         self._walk(number, f"{number} walk to {words}", path, task.speed or self._speed("walk"))
 
     def _place_at(self, name: str) -> np.ndarray:
@@ -248,13 +251,13 @@ class _Planner:
             ahead = path.points[min(6, len(path.points) - 1)] - path.points[0]
             if self.facing is None:
                 self.facing = ahead / np.linalg.norm(ahead)
-            if abs(_between(self.facing, ahead)) > TURN_FIRST:
+            if abs(angle_between(self.facing, ahead)) > TURN_FIRST:
                 self._turn(number, f"{number} turn", ahead / np.linalg.norm(ahead))
             start = self.frame
-            along = _walked(path.length, speed, self.fps)
+            along = walked(path.length, speed, self.fps)
             at = np.linspace(0, path.length, len(path.points))
             tangents = np.stack([np.interp(along, at, path.headings[:, axis]) for axis in range(2)], 1)
-            facing = _turning(self.facing, tangents, TURN_WALKING / self.fps)
+            facing = turning(self.facing, tangents, TURN_WALKING / self.fps)
             plan = np.stack([np.interp(along, at, path.points[:, axis]) for axis in range(2)], 1)
             pelvis = np.column_stack([plan, np.full(len(plan), self._height())])
             points = torch.from_numpy(path.points)
@@ -273,12 +276,12 @@ class _Planner:
     def _turn(self, number: int, name: str, facing: np.ndarray) -> None:
         if self.facing is None:
             self.facing = facing
-        angle = _between(self.facing, facing)
+        angle = angle_between(self.facing, facing)
         frames = math.ceil(abs(angle) / TURN * self.fps)
         if frames < 3:
             return
         start = self.frame
-        turned = _rotated(self.facing, angle * _eased(frames))
+        turned = rotated(self.facing, angle * eased(frames))
         self._add(number, name, "turn", np.tile(self._pelvis(), (frames, 1)), turned, 0.0)
         self._hold_place(start)
         self.facings.append(Facing(start, torch.from_numpy(turned), 0.4))
@@ -306,7 +309,7 @@ class _Planner:
         speed, start = self._speed(action), self.frame
         length = float(np.linalg.norm(last - first))
         frames = math.ceil(max(QUICKEST, length / speed) * self.fps)
-        pelvis = first + _eased(frames)[:, None] * (last - first)
+        pelvis = first + eased(frames)[:, None] * (last - first)
         assert self.facing is not None
         self._add(number, name, action, pelvis, np.tile(self.facing, (frames, 1)), length / (frames / self.fps))
         self._hint(start, pelvis, 0.15)
@@ -378,44 +381,3 @@ class _Planner:
         low, high = SPEEDS[action]
         share = 0.5 if self.generator is None else float(torch.rand((), generator=self.generator))
         return low + share * (high - low)
-
-
-def _walked(length: float, speed: float, fps: float) -> np.ndarray:
-    """Return how far along a path each frame is, (S,) m, the last one at its end: from rest to rest.
-
-    The speed rises and falls linearly within half a second; a way too short for that is walked more slowly.
-    """
-    speed = min(speed, length / RAMP)
-    seconds = length / speed + RAMP
-    frames = math.ceil(seconds * fps - 1e-9)
-    time = np.arange(1, frames + 1) * (seconds / frames)
-    left = seconds - time
-    rising, falling = speed * time**2 / (2 * RAMP), length - speed * left**2 / (2 * RAMP)
-    even = speed * (time - RAMP / 2)
-    return np.where(time < RAMP, rising, np.where(left < RAMP, falling, even)).clip(0, length)
-
-
-def _eased(frames: int) -> np.ndarray:
-    """Return shares (S,) from after 0 up to 1 of a movement of least jerk: 10 s^3 - 15 s^4 + 6 s^5."""
-    share = np.arange(1, frames + 1) / frames
-    return share**3 * (10 - 15 * share + 6 * share**2)
-
-
-def _between(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the angle from one direction to another, in (-pi, pi]."""
-    return math.atan2(first[0] * second[1] - first[1] * second[0], float(first @ second))
-
-
-def _rotated(direction: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    c, s = np.cos(angles), np.sin(angles)
-    return np.stack([c * direction[0] - s * direction[1], s * direction[0] + c * direction[1]], -1)
-
-
-def _turning(facing: np.ndarray, wanted: np.ndarray, most: float) -> np.ndarray:
-    """Return directions (S, 2) that turn to the wanted ones by at most so many rad a frame."""
-    found = []
-    for direction in wanted:
-        angle = _between(facing, direction)
-        facing = _rotated(facing, np.array(np.clip(angle, -most, most)))
-        found.append(facing)
-    return np.stack(found)

@@ -187,7 +187,8 @@ def _scaled_tasks(tasks: TaskList, factor: float) -> TaskList:
         if not isinstance(task, Walk):
             return task
         place = task.walk_to if isinstance(task.walk_to, str) else tuple(factor * value for value in task.walk_to)
-        return task.model_copy(update={"walk_to": place, "speed": task.speed and factor * task.speed})
+        via = tuple((factor * x, factor * y) for x, y in task.via)
+        return task.model_copy(update={"walk_to": place, "via": via, "speed": task.speed and factor * task.speed})
 
     start = None if tasks.start is None else tuple(factor * value for value in tasks.start)
     return tasks.model_copy(update={"start": start, "tasks": tuple(scaled(task) for task in tasks.tasks)})

@@ -6,6 +6,7 @@
     - stand_up
     - walk_to: [1.0, 2.5]
       speed: 1.3                     # m/s
+      via: [[0, 1], [0.5, 2]]        # on a curve through these places; without them, the best way is looked for
     - lie_on: bed
     - wait: 1.5                      # s
 
@@ -36,6 +37,7 @@ class Walk(_Task):
     """Walk to an object or a point."""
 
     walk_to: Point | str
+    via: tuple[Point, ...] = ()
     speed: float | None = Field(default=None, ge=0.3, le=2.0)
 
 
