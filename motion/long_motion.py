@@ -11,7 +11,7 @@ where the tasks say.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -75,6 +75,7 @@ def draw_schedule(
     """
     generator = torch.Generator(device=model.device).manual_seed(seed)
     frames = max(schedule.goals.frames, model.config.frames[0])
+    wanted = replace(schedule.goals, frames=frames)
     actions = [task.action for task in schedule.subtasks for _ in range(task.stop - task.start)]
     actions += actions[-1:] * (frames - len(actions))
     table = model.action_table(actions, frames)
@@ -90,7 +91,7 @@ def draw_schedule(
         else:
             history, axes, origin = motion.cut(start).canonical()
             known = known_poses(model.body, history, range(HISTORY), stop - start)
-        goals = schedule.goals.cut(start, stop)
+        goals = wanted.cut(start, stop)
         objective = Objective(goals, anatomy, field, floor, weights)
         placed = PlacedObjective(model.body, objective, axes, origin + origin.new_tensor([0.0, 0.0, floor]))
         drawn = guided(model, table[start:stop], placed, policy, known=known, generator=generator)[0]

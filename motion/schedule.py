@@ -204,7 +204,7 @@ class _Planner:
         if isinstance(task.walk_to, str):
             target, words = self._place_at(task.walk_to), task.walk_to
         else:
-            target, words = np.array(task.walk_to), f"({task.walk_to[0]:g}, {task.walk_to[1]:g})"
+            target, words = np.array(task.walk_to), "a place"
         if task.via:
             path = curve(np.array([self.place, *task.via, target]), walkable=self.walkable)
         else:

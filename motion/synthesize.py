@@ -37,6 +37,7 @@ from motion.scene.walkable import RADIUS, walkable_map
 from motion.schedule import Schedule, resolve
 from motion.skeleton import Skeleton
 from motion.tasks import TaskList, Walk
+from shared.errors import InputError
 from shared.files import atomic_path
 
 VOXEL = 0.05  # m
@@ -99,30 +100,31 @@ def synthesize(
     target = own if skeleton is None else skeleton
     body = model.anatomy if skeleton is None else anatomy_of(target)
     ratio = 1 / leg_ratio(own, target)
-    larger = scene if ratio == 1 else scene.scaled(ratio)
-    field = build_field(larger, voxel=voxel * ratio)
-    walkable = walkable_map(larger, field, radius=radius * ratio)
+    field = build_field(scene, voxel=voxel)
+    fps = model.config.fps
+    larger, large = (scene, field) if ratio == 1 else (scene.scaled(ratio), field.scaled(ratio))
     generator = torch.Generator().manual_seed(seed)
-    schedule = resolve(
-        _scaled_tasks(tasks, ratio), larger, field, walkable, model.anatomy, fps=model.config.fps, generator=generator
-    )
+    try:
+        schedule = resolve(
+            _scaled_tasks(tasks, ratio), larger, large, walkable_map(larger, large, radius=radius * ratio),
+            model.anatomy, fps=fps, generator=generator,
+        )  # fmt: skip
+    except InputError:
+        if ratio != 1:  # the same is told in the places of the scene as it is
+            resolve(tasks, scene, field, walkable_map(scene, field, radius=radius), body, fps=fps)
+        raise
     drawn = draw_schedule(
-        model, schedule, model.anatomy, field, floor=larger.floor, policy=policy, weights=weights, seed=seed,
+        model, schedule, model.anatomy, large, floor=larger.floor, policy=policy, weights=weights, seed=seed,
         progress=progress,
     )  # fmt: skip
-    motion, truth = drawn.motion, field
+    motion = drawn.motion
     if skeleton is not None:
-        up = motion.root.new_tensor([0.0, 0.0, 1.0])
-        same = torch.eye(3).to(motion.root)
+        same, up = torch.eye(3).to(motion.root), motion.root.new_tensor([0.0, 0.0, 1.0])
         motion = retargeted(motion.placed(same, -larger.floor * up), target).placed(same, scene.floor * up)
-        truth = field if ratio == 1 else replace(
-            field, values=field.values / ratio, origin=field.origin / ratio, voxel=field.voxel / ratio,
-            floor=scene.floor,
-        )  # fmt: skip
     if lock_feet:
         motion = feet_locked(motion, anatomy=body, floor=scene.floor)
     goals = _scaled_outcomes(schedule.goals, 1 / ratio)
-    result = judge(motion, goals, truth, floor=scene.floor, anatomy=body)
+    result = judge(motion, goals, field, floor=scene.floor, anatomy=body)
     return Synthesis(motion, scene, schedule, ratio, result, drawn)
 
 

@@ -70,6 +70,11 @@ class DistanceField:
         """Return the field on a device."""
         return replace(self, values=self.values.to(device), origin=self.origin.to(device))
 
+    def scaled(self, factor: float) -> DistanceField:
+        """Return the field of the scene made larger about the origin."""
+        floor = None if self.floor is None else factor * self.floor
+        return DistanceField(factor * self.values, factor * self.origin, factor * self.voxel, floor)
+
     def __call__(self, points: Tensor) -> Tensor:
         """Return the signed distance (...) of points (..., 3) in metres; float32 and differentiable once.
 

@@ -100,7 +100,7 @@ def test_sitting_brings_the_walk_the_turn_and_the_contacts_it_needs(room):
     assert [contact.name for contact in feet] == ["left_foot", "right_foot"]
     kinds = [(outcome.kind, outcome.name) for outcome in plan.goals.outcomes]
     assert kinds == [("walk", "1 walk to bench"), ("sit", "1 sit on bench"), ("stand", "2 stand up from bench"),
-                     ("walk", "2 walk to (1.5, 1.5)")]  # fmt: skip
+                     ("walk", "2 walk to a place")]  # fmt: skip
     starts = [part.start for part in plan.subtasks]
     assert starts == [0, *[part.stop for part in plan.subtasks[:-1]]]
     pelvis = np.concatenate([part.pelvis for part in plan.subtasks])
@@ -164,3 +164,13 @@ def test_six_tasks_in_the_apartment_make_one_schedule(apartment):
     walking = np.concatenate([part.pelvis[:, :2] for part in plan.subtasks if part.action == "walk"])
     assert apartment[2].clearance_at(walking).min() > 0.15  # a start nearer to a thing excuses no short cut
     assert plan.goals.cut(100, 220).frames == 120
+
+
+def test_a_walk_by_way_of_places_follows_their_curve(room):
+    tasks = [{"walk_to": [1.2, -2], "via": [[0, -1], [0.6, 0.5]], "speed": 1.0}]
+    plan = planned({"start": [-1, -2], "tasks": tasks}, room)
+    walk = plan.subtasks[-1]
+    for place in ([0, -1], [0.6, 0.5], [1.2, -2]):
+        assert np.linalg.norm(walk.pelvis[:, :2] - place, axis=1).min() < 0.03
+    with pytest.raises(InputError, match=r"task 1: curve.*bench"):
+        planned({"start": [-1, -2], "tasks": [{"walk_to": [1.2, -2], "via": [[0, 2.2]]}]}, room)

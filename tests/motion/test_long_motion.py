@@ -1,0 +1,81 @@
+"""Window after window: they cover all frames, go on from each other, and move with their scene."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+import motion.long_motion
+from motion.goals import Follow, Goals
+from motion.long_motion import HISTORY, draw_schedule, spans
+from motion.policy import Policy
+from motion.rotations import about_axis
+from motion.schedule import Schedule, SubTask
+from motion.timing import rotated
+from tests.motion.gaussian import gaussian_model
+
+POLICY = Policy(calls=4, corrections=1)
+
+
+def straight(frames: int, turn: float = 0.0, shift=(0.0, 0.0)) -> Schedule:
+    """Return a walk along y, turned and moved as a whole."""
+    ahead = rotated(np.array([0.0, 1.0]), np.array(turn))
+    along = np.linspace(0, frames / 30, frames)
+    plan = np.array(shift) + along[:, None] * ahead
+    task = SubTask(
+        1, "1 walk", "walk", 0, np.column_stack([plan, np.full(frames, 0.9)]), np.tile(ahead, (frames, 1)), 1.0
+    )
+    follow = Follow((12, 16), 0, torch.from_numpy(plan[[0, -1]]), torch.from_numpy(along))
+    return Schedule((task,), Goals(frames, 30.0, follows=(follow,)), ())
+
+
+@pytest.mark.parametrize("frames", [20, 40, 41, 100, 817])
+def test_windows_cover_all_frames_and_share_the_overlap(frames):
+    found = spans(frames, 40, 10)
+    assert found[0][0] == 0
+    assert found[-1][1] == frames
+    assert all(stop - start <= 40 for start, stop in found)
+    assert all(after[0] == before[1] - 10 for before, after in pairwise(found))
+    assert len(found) == max(1, -(-(frames - 10) // 30))
+
+
+def test_a_window_goes_on_from_the_motion_so_far(monkeypatch):
+    model, pairs = gaussian_model(), []
+
+    def watched(first, second, overlap):
+        pairs.append((first.cut(first.frames - overlap), second.cut(0, overlap)))
+        return replace(first, root=torch.cat([first.root, second.root[overlap:]]),
+                       rotations=torch.cat([first.rotations, second.rotations[overlap:]]))  # fmt: skip
+
+    monkeypatch.setattr(motion.long_motion, "joined", watched)
+    drawn = draw_schedule(model, straight(90), model.anatomy, policy=POLICY, seed=1)
+    assert drawn.motion.frames == 90
+    assert len(drawn.windows) == len(pairs) + 1 == len(drawn.energies) == 3
+    assert drawn.network_calls == 3 * (4 + 3)
+    for before, after in pairs:
+        assert before.frames == HISTORY
+        assert torch.allclose(before.positions(), after.positions(), atol=1e-5)
+
+
+def test_same_seed_same_motion_and_a_short_schedule_is_cut():
+    model = gaussian_model()
+    first, again, other = (
+        draw_schedule(model, straight(15), model.anatomy, policy=POLICY, seed=seed).motion for seed in (3, 3, 4)
+    )
+    assert first.frames == 15
+    assert torch.equal(first.positions(), again.positions())
+    assert not torch.allclose(first.positions(), other.positions(), atol=1e-3)
+
+
+def test_turning_and_lifting_the_scene_turns_and_lifts_the_motion():
+    model = gaussian_model()
+    here = draw_schedule(model, straight(60), model.anatomy, policy=POLICY, seed=2).motion
+    there = draw_schedule(model, straight(60, 1.1, (4.0, -3.0)), model.anatomy, policy=POLICY, seed=2, floor=0.5).motion
+    turn = about_axis(2, torch.tensor(1.1, dtype=torch.float64))
+    expected = here.placed(turn, torch.tensor([4.0, -3.0, 0.5], dtype=torch.float64))
+    assert torch.allclose(there.positions(), expected.positions(), atol=2e-3)
+    assert float((here.root[-1] - here.root[0]).norm()) > 0.5
