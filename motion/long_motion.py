@@ -2,11 +2,8 @@
 
 A window begins with the last `HISTORY` frames of the motion so far, which it is told and keeps (`motion.model.Known`),
 is seen from where the body stands in the first of them, and is drawn so that it fits what its frames should do
-(`motion.policy`). Frames that both have are blended (`motion.blending`).
-
-A body of other proportions: the scene is made larger by the ratio of the legs, the model's body moves in it, and the
-motion is put on the other skeleton, whose hips travel in proportion to its legs (`motion.retarget`): so it arrives
-where the tasks say.
+(`motion.policy`). Where it walks, it is told the way of its hips. Frames that both have are blended
+(`motion.blending`).
 """
 
 from __future__ import annotations
@@ -20,7 +17,9 @@ from motion.anatomy import Anatomy
 from motion.blending import joined
 from motion.clips import Motion
 from motion.energies import USUAL, Objective, Weights
-from motion.model import MotionModel, known_poses
+from motion.features import Body
+from motion.goals import Goals
+from motion.model import Known, MotionModel, known_path, known_poses
 from motion.policy import FAST, PlacedObjective, Policy, guided
 from motion.scene.body import Distance
 from motion.schedule import Schedule
@@ -92,6 +91,8 @@ def draw_schedule(
             history, axes, origin = motion.cut(start).canonical()
             known = known_poses(model.body, history, range(HISTORY), stop - start)
         goals = wanted.cut(start, stop)
+        way = known_way(model.body, goals, axes, origin) if policy.known_ways else None
+        known = way if known is None else known if way is None else way | known
         objective = Objective(goals, anatomy, field, floor, weights)
         placed = PlacedObjective(model.body, objective, axes, origin + origin.new_tensor([0.0, 0.0, floor]))
         drawn = guided(model, table[start:stop], placed, policy, known=known, generator=generator)[0]
@@ -108,6 +109,31 @@ def spans(frames: int, longest: int, overlap: int) -> list[Span]:
     count = max(1, -(-(frames - overlap) // (longest - overlap)))
     stops = [overlap + round((frames - overlap) * (k + 1) / count) for k in range(count)]
     return [(0 if k == 0 else stops[k - 1] - overlap, stop) for k, stop in enumerate(stops)]
+
+
+def known_way(body: Body, goals: Goals, axes: Tensor, origin: Tensor) -> Known | None:
+    """Return that the hips are over the paths of a window, on time, seen from its first frame; None without a path.
+
+    The network walks along a way that it is told; steps that an energy pulls along it slide.
+    """
+    places, at = torch.zeros(goals.frames, 2), torch.zeros(goals.frames, dtype=torch.bool)
+    for follow in goals.follows:
+        span = slice(follow.start, follow.start + len(follow.along))
+        places[span] = ((place_on_path(follow.points, follow.along) - origin[:2]) @ axes[:2, :2]).float()
+        at[span] = True
+    if not at.any():
+        return None
+    told = known_path(body, places)
+    return replace(told, groups=told.groups & at[:, None])
+
+
+def place_on_path(path: Tensor, along: Tensor) -> Tensor:
+    """Return the places (S, 2) m that are so far, (S,) m, along a path (N, 2) m; its ends beyond them."""
+    length = path.diff(dim=0).norm(dim=-1)
+    ends = length.cumsum(0)
+    segment = torch.searchsorted(ends, along.clamp(0, float(ends[-1]))).clamp(max=len(length) - 1)
+    share = (1 - (ends[segment] - along) / length[segment].clamp_min(1e-9)).clamp(0, 1)
+    return path[segment] + share[:, None] * (path[segment + 1] - path[segment])
 
 
 def _standing_at(place: object, facing: object) -> tuple[Tensor, Tensor]:

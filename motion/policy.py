@@ -96,7 +96,7 @@ class Polyak:
     """
 
     share: float = 1.0
-    trust: float = 0.3
+    trust: float = 0.1
 
     def __call__(self, energy: Tensor, gradient: Tensor, sigma: float, variance: float) -> Tensor:
         """Return eta."""
@@ -132,6 +132,7 @@ class Policy:
         eta: noise of the solver, 0 (DDIM) to 1 (the posterior's).
         step: of a correction.
         candidates: drawn at once; the one of least energy is taken.
+        known_ways: tell the network the planned ways of the hips as known (`motion.long_motion`), not by energy alone.
     """
 
     calls: int = 20
@@ -141,6 +142,7 @@ class Policy:
     eta: float = 0.0
     step: Step = Polyak()
     candidates: int = 1
+    known_ways: bool = True
 
     def __post_init__(self) -> None:
         if self.calls < 1 or self.corrections < 0 or self.candidates < 1:
@@ -160,7 +162,9 @@ class Policy:
 
 FAST = Policy()
 """58 calls a window, 38 of them with gradients."""
-PUBLISHED = Policy(calls=1000, corrections=10, lowest=0.01, keep_until=0.05, eta=1.0, step=Published(), candidates=1)
+PUBLISHED = Policy(
+    calls=1000, corrections=10, lowest=0.01, keep_until=0.05, eta=1.0, step=Published(), known_ways=False
+)
 """DIP's: 10 900 calls a window, 9 900 of them with gradients."""
 
 

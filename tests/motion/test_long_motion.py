@@ -11,7 +11,7 @@ import torch
 
 import motion.long_motion
 from motion.goals import Follow, Goals
-from motion.long_motion import HISTORY, draw_schedule, spans
+from motion.long_motion import HISTORY, draw_schedule, place_on_path, spans
 from motion.policy import Policy
 from motion.rotations import about_axis
 from motion.schedule import Schedule, SubTask
@@ -79,3 +79,20 @@ def test_turning_and_lifting_the_scene_turns_and_lifts_the_motion():
     expected = here.placed(turn, torch.tensor([4.0, -3.0, 0.5], dtype=torch.float64))
     assert torch.allclose(there.positions(), expected.positions(), atol=2e-3)
     assert float((here.root[-1] - here.root[0]).norm()) > 0.5
+
+
+def test_places_on_a_path_are_those_of_interpolation_by_arc_length():
+    path = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0], [3.0, 4.0], [0.0, 4.0]], dtype=torch.float64)
+    along = torch.tensor([-1.0, 0.0, 1.5, 3.0, 5.0, 7.0, 8.5, 10.0, 12.0], dtype=torch.float64)
+    ends = np.r_[0.0, np.cumsum(path.diff(dim=0).norm(dim=-1).numpy())]
+    expected = np.stack([np.interp(along.numpy(), ends, path[:, axis].numpy()) for axis in range(2)], 1)
+    assert np.allclose(place_on_path(path, along).numpy(), expected, atol=1e-9)
+
+
+def test_the_hips_of_a_walk_are_where_the_path_is():
+    model = gaussian_model()
+    plan = straight(60, 0.4, (2.0, 1.0))
+    there = draw_schedule(model, plan, model.anatomy, policy=POLICY, seed=0).motion
+    assert np.allclose(there.root[:, :2].numpy(), plan.subtasks[0].pelvis[:, :2], atol=1e-4)
+    free = draw_schedule(model, plan, model.anatomy, policy=replace(POLICY, known_ways=False), seed=0).motion
+    assert not np.allclose(free.root[:, :2].numpy(), plan.subtasks[0].pelvis[:, :2], atol=1e-2)
