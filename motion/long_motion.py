@@ -8,7 +8,9 @@ is seen from where the body stands in the first of them, and is drawn so that it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from motion.goals import Goals
 from motion.model import Known, MotionModel, known_path, known_poses
 from motion.policy import FAST, PlacedObjective, Policy, guided
 from motion.scene.body import Distance
-from motion.schedule import Schedule
+from motion.schedule import Schedule, SubTask
 from shared.grid import trailing_grid
 from shared.progress import tracked
 
@@ -73,42 +75,57 @@ def draw_schedule(
         progress: label of a progress bar; None is silent.
     """
     generator = torch.Generator(device=model.device).manual_seed(seed)
-    frames = max(schedule.goals.frames, model.config.frames[0])
-    wanted = replace(schedule.goals, frames=frames)
     actions = [task.action for task in schedule.subtasks for _ in range(task.stop - task.start)]
-    actions += actions[-1:] * (frames - len(actions))
-    table = model.action_table(actions, frames)
-    windows = spans(frames, model.config.frames[1], HISTORY)
+    windows = spans(schedule.subtasks, model.config.frames[1], HISTORY)
     calls = policy.candidates * policy.network_calls(trailing_grid(model.process, policy.calls))
+    up = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    same = torch.eye(3, dtype=torch.float64)
     motion: Motion | None = None
     energies = []
-    for start, stop in tracked(windows, progress):
+    for start, stop, level in tracked(windows, progress):
         known = None
         if motion is None:
             first = schedule.subtasks[0]
             axes, origin = _standing_at(first.pelvis[0], first.facing[0])
         else:
-            history, axes, origin = motion.cut(start).canonical()
-            known = known_poses(model.body, history, range(HISTORY), stop - start)
-        goals = wanted.cut(start, stop)
+            history, axes, origin = motion.cut(start).placed(same, -level * up).canonical()
+        # The network knows windows of a certain length: a shorter one goes on with its last action and no goals.
+        frames = max(stop - start, model.config.frames[0])
+        if motion is not None:
+            known = known_poses(model.body, history, range(HISTORY), frames)
+        goals = replace(schedule.goals.cut(start, stop), frames=frames)
         way = known_way(model.body, goals, axes, origin) if policy.known_ways else None
         known = way if known is None else known if way is None else way | known
         objective = Objective(goals, anatomy, field, floor, weights)
-        placed = PlacedObjective(model.body, objective, axes, origin + origin.new_tensor([0.0, 0.0, floor]))
-        drawn = guided(model, table[start:stop], placed, policy, known=known, generator=generator)[0]
+        placed = PlacedObjective(model.body, objective, axes, origin + (floor + level) * up)
+        asked = actions[start:stop] + actions[stop - 1 : stop] * (frames - stop + start)
+        table = model.action_table(asked, frames)
+        drawn = guided(model, table, placed, policy, known=known, generator=generator)[0]
         energies.append(objective.table(*placed.pose(drawn[None])))
-        window = model.body.decode(drawn.cpu(), model.config.fps).placed(axes, origin)
+        window = model.body.decode(drawn[: stop - start].cpu(), model.config.fps).placed(axes, origin + level * up)
         motion = window if motion is None else joined(motion, window, HISTORY)
     assert motion is not None
-    moved = motion.placed(torch.eye(3).to(motion.root), motion.root.new_tensor([0.0, 0.0, floor]))
-    return Drawn(moved.cut(0, schedule.goals.frames), tuple(windows), tuple(energies), calls * len(windows))
+    return Drawn(
+        motion.placed(same, floor * up), tuple((start, stop) for start, stop, _ in windows), tuple(energies),
+        calls * len(windows),
+    )  # fmt: skip
 
 
-def spans(frames: int, longest: int, overlap: int) -> list[Span]:
-    """Return windows of about equal length, at most `longest` frames, each `overlap` frames into the one before."""
-    count = max(1, -(-(frames - overlap) // (longest - overlap)))
-    stops = [overlap + round((frames - overlap) * (k + 1) / count) for k in range(count)]
-    return [(0 if k == 0 else stops[k - 1] - overlap, stop) for k, stop in enumerate(stops)]
+def spans(subtasks: Sequence[SubTask], longest: int, overlap: int) -> list[tuple[int, int, float]]:
+    """Return windows with the level of what carries the body: first frame, the frame after the last, m.
+
+    Windows are at most `longest` frames, about equal, and `overlap` frames into the one before. The network has lain on
+    floors alone, so a body that lies on a bed is seen from the bed's height: levels begin with a window of their own.
+    """
+    found: list[tuple[int, int, float]] = []
+    for level, group in groupby(subtasks, key=lambda task: task.level):
+        tasks = list(group)
+        before = overlap if found else 0
+        start, frames = tasks[0].start - before, tasks[-1].stop - tasks[0].start + before
+        count = max(1, -(-(frames - overlap) // (longest - overlap)))
+        stops = [overlap + round((frames - overlap) * (k + 1) / count) for k in range(count)]
+        found += [(start + (stops[k - 1] - overlap if k else 0), start + stop, level) for k, stop in enumerate(stops)]
+    return found
 
 
 def known_way(body: Body, goals: Goals, axes: Tensor, origin: Tensor) -> Known | None:

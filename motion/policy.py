@@ -128,7 +128,8 @@ class Policy:
         calls: steps of the solver.
         corrections: at each level that is corrected; 0 is plain sampling.
         lowest: time of the lowest level that is corrected.
-        keep_until: known features are put into the estimate at levels from this time on up, and all through at 0.
+        keep_until: time down to which known features are put into the estimate; below it the window may leave them a
+            little, so that it goes on from them smoothly. At 0 they come out as they are.
         eta: noise of the solver, 0 (DDIM) to 1 (the posterior's).
         step: of a correction.
         candidates: drawn at once; the one of least energy is taken.
@@ -138,7 +139,7 @@ class Policy:
     calls: int = 20
     corrections: int = 2
     lowest: float = 0.0
-    keep_until: float = 0.0
+    keep_until: float = 0.1
     eta: float = 0.0
     step: Step = Polyak()
     candidates: int = 1

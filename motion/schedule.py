@@ -61,6 +61,7 @@ class SubTask:
         pelvis: (S, 3) m, planned.
         facing: (S, 2) unit vectors, planned; of a lying body, those of its feet.
         speed: m/s in the mean; 0 where it stays.
+        level: height over the floor, m, of what a body lies on that has lain down; 0 elsewhere.
     """
 
     task: int
@@ -70,6 +71,7 @@ class SubTask:
     pelvis: np.ndarray
     facing: np.ndarray
     speed: float
+    level: float = 0.0
 
     @property
     def stop(self) -> int:
@@ -184,8 +186,8 @@ class _Planner:
         elif isinstance(task, Lie):
             beds = find_lying(self.scene, self.distance, self.walkable, name=task.lie_on)
             bed, path = self._reachable(beds)
-            away = bed.stand - bed.centre[:2]
-            self._approach(number, bed, path, away / max(np.linalg.norm(away), 1e-9))
+            # A body that goes straight back lies with its head where its back was.
+            self._approach(number, bed, path, -bed.axis)
             self._settle(number, f"{number} lie on {bed.name}", "lie", bed, task.seconds)
         elif isinstance(task, Wait):
             name = f"{number} wait {task.wait:g} s"
@@ -291,6 +293,8 @@ class _Planner:
         start, top = self.frame, self._pelvis()
         self.on = thing
         self._glide(number, name, action, top, self._pelvis())
+        if isinstance(thing, LyingSurface):
+            self._lie_back(start, thing.axis, eased(self.frame - start))
         self._stay(number, name, seconds)
         direction = thing.facing if isinstance(thing, Seat) else thing.axis
         place = tuple(self._pelvis().tolist())
@@ -299,9 +303,13 @@ class _Planner:
     def _rise(self, number: int) -> None:
         assert self.on is not None
         name, start, low = f"{number} stand up from {self.on.name}", self.frame, self._pelvis()
-        action = "stand_up" if isinstance(self.on, Seat) else "get_up"
-        self.on = None
+        thing, self.on = self.on, None
+        action = "stand_up" if isinstance(thing, Seat) else "get_up"
         self._glide(number, name, action, low, self._pelvis())
+        if isinstance(thing, LyingSurface):
+            self._lie_back(start, thing.axis, 1 - eased(self.frame - start))
+        up = min(self.frame - start, round(SETTLE * self.fps))
+        self._hint(self.frame - up, np.tile(self._pelvis(), (up, 1)), 0.03)
         self._outcome(name, "stand", start, 0.0)
 
     def _glide(self, number: int, name: str, action: str, first: np.ndarray, last: np.ndarray) -> None:
@@ -313,8 +321,7 @@ class _Planner:
         assert self.facing is not None
         self._add(number, name, action, pelvis, np.tile(self.facing, (frames, 1)), length / (frames / self.fps))
         self._hint(start, pelvis, 0.15)
-        if action in ("sit", "stand_up"):
-            self.facings.append(Facing(start, torch.from_numpy(np.tile(self.facing, (frames, 1))), 0.4))
+        self.facings.append(Facing(start, torch.from_numpy(np.tile(self.facing, (frames, 1))), 0.4))
 
     def _stay(self, number: int, name: str, seconds: float) -> None:
         """Plan to stay as the body is, a little longer than asked."""
@@ -323,23 +330,32 @@ class _Planner:
         self.facing = facing
         action = "stand" if self.on is None else "sit" if isinstance(self.on, Seat) else "lie"
         pelvis = np.tile(self._pelvis(), (frames, 1))
-        self._add(number, name, action, pelvis, np.tile(facing, (frames, 1)), 0.0)
+        level = self.on.height - self.scene.floor if isinstance(self.on, LyingSurface) else 0.0
+        self._add(number, name, action, pelvis, np.tile(facing, (frames, 1)), 0.0, level)
         if self.on is None:
             self._hold_place(start)
             return
         self._hint(start, pelvis, 0.03)
+        self.facings.append(Facing(start, torch.from_numpy(np.tile(facing, (frames, 1)))))
         over = PELVIS_OVER_SEAT if isinstance(self.on, Seat) else PELVIS_OVER_BED
         self.contacts.append(Contact("seat", self.anatomy.pelvis, (over, over), start, self.frame))
         if isinstance(self.on, LyingSurface):
-            head = self.anatomy.skeleton.joints("head")[0]
-            along = self.anatomy.skeleton.length("hips", "head") * np.array([*self.on.axis, 0.0])
-            self.hints.append(self._placed(head, start, pelvis + along))
+            self._lean(start, pelvis, self.on.axis, np.full(frames, math.pi / 2), 0.1)
         else:
-            self.facings.append(Facing(start, torch.from_numpy(np.tile(facing, (frames, 1)))))
             self._feet_down(start)
 
-    def _placed(self, joint: int, start: int, targets: np.ndarray) -> Hint:
-        return Hint((joint,), torch.arange(start, start + len(targets)), torch.from_numpy(targets), 0.1)
+    def _lie_back(self, start: int, axis: np.ndarray, shares: np.ndarray) -> None:
+        """Want the trunk to go from upright to level, or back, with the planned pelvis."""
+        self._lean(start, self.subtasks[-1].pelvis, axis, shares * math.pi / 2, 0.2)
+
+    def _lean(self, start: int, pelvis: np.ndarray, axis: np.ndarray, angles: np.ndarray, tolerance: float) -> None:
+        """Want the head over the pelvis, leaning by angles (S,) rad towards a direction on the floor."""
+        skeleton = self.anatomy.skeleton
+        upright = np.cos(angles)[:, None] * np.array([0.0, 0.0, 1.0])
+        level = np.sin(angles)[:, None] * np.array([*axis, 0.0])
+        head = torch.from_numpy(pelvis + skeleton.length("hips", "head") * (upright + level))
+        frames = torch.arange(start, start + len(head))
+        self.hints.append(Hint((skeleton.joints("head")[0],), frames, head, tolerance))
 
     def _feet_down(self, start: int) -> None:
         heights = self.anatomy.foot_heights.tolist()
@@ -362,8 +378,11 @@ class _Planner:
     ) -> None:  # fmt: skip
         self.outcomes.append(Outcome(name, kind, start, self.frame, seconds, place, direction))
 
-    def _add(self, number: int, name: str, action: str, pelvis: np.ndarray, facing: np.ndarray, speed: float) -> None:
-        self.subtasks.append(SubTask(number, name, action, self.frame, pelvis, facing, speed))
+    def _add(
+        self, number: int, name: str, action: str, pelvis: np.ndarray, facing: np.ndarray, speed: float,
+        level: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.subtasks.append(SubTask(number, name, action, self.frame, pelvis, facing, speed, level))
         self.frame += len(pelvis)
         self.facing = facing[-1]
 

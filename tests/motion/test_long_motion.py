@@ -18,7 +18,7 @@ from motion.schedule import Schedule, SubTask
 from motion.timing import rotated
 from tests.motion.gaussian import gaussian_model
 
-POLICY = Policy(calls=4, corrections=1)
+POLICY = Policy(calls=4, corrections=1, keep_until=0.0)
 
 
 def straight(frames: int, turn: float = 0.0, shift=(0.0, 0.0)) -> Schedule:
@@ -33,14 +33,36 @@ def straight(frames: int, turn: float = 0.0, shift=(0.0, 0.0)) -> Schedule:
     return Schedule((task,), Goals(frames, 30.0, follows=(follow,)), ())
 
 
+def tasks_of(*lengths_and_levels):
+    tasks, start = [], 0
+    for frames, level in lengths_and_levels:
+        tasks.append(SubTask(1, "", "walk", start, np.zeros((frames, 3)), np.zeros((frames, 2)), 0.0, level))
+        start += frames
+    return tasks
+
+
 @pytest.mark.parametrize("frames", [20, 40, 41, 100, 817])
 def test_windows_cover_all_frames_and_share_the_overlap(frames):
-    found = spans(frames, 40, 10)
+    found = spans(tasks_of((frames - 5, 0.0), (5, 0.0)), 40, 10)
     assert found[0][0] == 0
     assert found[-1][1] == frames
-    assert all(stop - start <= 40 for start, stop in found)
+    assert all(stop - start <= 40 for start, stop, _ in found)
     assert all(after[0] == before[1] - 10 for before, after in pairwise(found))
     assert len(found) == max(1, -(-(frames - 10) // 30))
+
+
+def test_a_body_on_a_bed_is_seen_from_the_beds_height():
+    found = spans(tasks_of((50, 0.0), (45, 0.5), (12, 0.0)), 40, 10)
+    assert [level for _, _, level in found] == [0.0, 0.0, 0.5, 0.5, 0.0]
+    edges = {stop for _, stop, _ in found}
+    assert {50, 95, 107} <= edges
+    assert all(after[0] == before[1] - 10 for before, after in pairwise(found))
+    model = gaussian_model()
+    plan, free = straight(60), replace(POLICY, corrections=0)
+    raised = replace(plan, subtasks=tuple(replace(task, level=0.4) for task in plan.subtasks))
+    low, high = (draw_schedule(model, one, model.anatomy, policy=free).motion for one in (plan, raised))
+    lifted = high.root - low.root
+    assert torch.allclose(lifted, lifted.new_tensor([0.0, 0.0, 0.4]).expand_as(lifted), atol=1e-5)
 
 
 def test_a_window_goes_on_from_the_motion_so_far(monkeypatch):

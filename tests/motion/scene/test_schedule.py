@@ -120,9 +120,19 @@ def test_lying_goes_to_the_bed_and_hints_the_head_along_it(room):
     assert lie.place == pytest.approx((-2.3, -1.6, 0.6), abs=0.1)
     assert abs(lie.direction[1]) == pytest.approx(1.0, abs=0.05)
     head = body().joints("head")[0]
-    hint = next(hint for hint in plan.goals.hints if hint.joints == (head,))
-    step = hint.targets[0].numpy() - np.array(lie.place)
-    assert np.allclose(step, body().length("hips", "head") * np.array([*lie.direction, 0]), atol=1e-6)
+    back, lain, forth = (hint for hint in plan.goals.hints if hint.joints == (head,))
+    long = body().length("hips", "head")
+    step = lain.targets[0].numpy() - np.array(lie.place)
+    assert np.allclose(step, long * np.array([*lie.direction, 0]), atol=1e-6)
+    down = next(part for part in plan.subtasks if part.action == "lie")
+    trunk = back.targets.numpy() - down.pelvis
+    assert np.allclose(np.linalg.norm(trunk, axis=1), long)
+    assert trunk[0, 2] > 0.99 * long
+    assert np.allclose(back.targets[-1], lain.targets[0], atol=1e-6)
+    assert float(forth.targets[-1, 2]) == pytest.approx(ANATOMY.standing + long, abs=1e-3)
+    assert np.allclose(down.facing, -np.array(lie.direction), atol=1e-6)  # its back to where the head will be
+    levels = sorted({part.level for part in plan.subtasks})
+    assert levels == [0.0, pytest.approx(0.5, abs=0.02)]
     assert plan.goals.outcomes[-1].kind == "wait"
 
 
