@@ -95,12 +95,11 @@ def draw_schedule(
             known = known_poses(model.body, history, range(HISTORY), frames)
         goals = replace(schedule.goals.cut(start, stop), frames=frames)
         way = known_way(model.body, goals, axes, origin) if policy.known_ways else None
-        known = way if known is None else known if way is None else way | known
         objective = Objective(goals, anatomy, field, floor, weights)
         placed = PlacedObjective(model.body, objective, axes, origin + (floor + level) * up)
         asked = actions[start:stop] + actions[stop - 1 : stop] * (frames - stop + start)
         table = model.action_table(asked, frames)
-        drawn = guided(model, table, placed, policy, known=known, generator=generator)[0]
+        drawn = guided(model, table, placed, policy, known=known, held=way, generator=generator)[0]
         energies.append(objective.table(*placed.pose(drawn[None])))
         window = model.body.decode(drawn[: stop - start].cpu(), model.config.fps).placed(axes, origin + level * up)
         motion = window if motion is None else joined(motion, window, HISTORY)

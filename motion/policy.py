@@ -176,6 +176,7 @@ def guided(
     policy: Policy = FAST,
     *,
     known: Known | None = None,
+    held: Known | None = None,
     grid: Grid | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -186,12 +187,14 @@ def guided(
         actions: indices (F,).
         energy: of features; where it is not finite, a sample is left as it is.
         policy: how.
-        known: what the window must have.
+        known: what the window goes on from, let go below `Policy.keep_until`.
+        held: what it must have all through, such as the way of the hips.
         grid: levels; None for the policy's trailing ones.
         generator: source of all noise.
     """
     grid = trailing_grid(model.process, policy.calls) if grid is None else grid
-    free, kept = model.denoiser(actions), model.denoiser(actions, known)
+    both = known if held is None else held if known is None else held | known
+    free, kept = model.denoiser(actions, held), model.denoiser(actions, both)
     shape = (policy.candidates, len(actions), model.body.size)
     x = model.process.noise(shape, generator, device=model.device)
     corrected = set(policy.corrected(grid))
