@@ -79,6 +79,7 @@ class RollingCache:
                 expected=f"{(*expected[:-2], f'1 to {self.window}', expected[-1])}",
                 fix="Give the same layers, batch and width at every call, and blocks that fit into the window.",
             )  # fmt: skip
+        # The first tokens are the sink's wherever the window ends, so only what is behind it moves.
         surplus = max(0, kept + count - self.sink - self.window)
         if surplus:
             behind = self._stored[..., self.sink + surplus : kept, :].clone()
@@ -92,7 +93,7 @@ class RollingCache:
         Raises:
             InputError: nothing was appended yet.
         """
-        if self._stored is None:
+        if self._stored is None or not self.seen:
             raise InputError(
                 "rolling cache", found="nothing in it", expected="one token or more", fix="Append the first ones."
             )
