@@ -10,7 +10,7 @@ from torch import Tensor
 
 from motion.actions import action_indices
 from motion.clips import Motion
-from motion.features import HEADING, PATH, Body, placed_at
+from motion.features import HEADING, PATH, Body, placed_at, seen_from
 from motion.streaming.commands import Command
 from motion.streaming.config import StreamConfig
 from motion.streaming.network import StreamTransformer
@@ -54,7 +54,7 @@ class StreamModel:
         return x * self.spread + self.mean
 
     def denoiser(self, cache: RollingCache, actions: Tensor, path: Tensor | None = None) -> Denoiser:
-        """Return the estimate of a clean normalised block (N, B, D) after those in a cache, with known places as they are.
+        """Return the estimate of a clean normalised block (N, B, D) after those in a cache; known places stay.
 
         Args:
             cache: of the blocks before.
@@ -87,10 +87,8 @@ class StreamModel:
         """Put keys and values of a finished normalised block (N, B, D) with its actions (B,) into a cache."""
         count = len(x)
         actions = actions.to(self.device).expand(count, -1)
-        _, made = self.network.block(
-            x, x.new_zeros(count), cache, actions=actions, steered=torch.ones_like(actions)
-        )  # fmt: skip
-        cache.append(made)
+        told = torch.ones_like(actions)
+        cache.append(self.network.block(x, x.new_zeros(count), cache, actions=actions, steered=told)[1])
 
 
 def stream(
@@ -156,8 +154,6 @@ def joined_blocks(blocks: Iterable[Motion]) -> Motion:
 
 def _remembered(model: StreamModel, cache: RollingCache, history: Motion) -> Tensor:
     """Write the blocks of a history, which end where it ends, into the cache and return its last frame, (D,)."""
-    from motion.features import seen_from
-
     block = model.config.block
     features = model.body.encode(history).double()
     count = (history.frames - 1) // block

@@ -1,4 +1,4 @@
-r"""A transformer over blocks of frames: a noisy block in, the estimate of the clean one out, in sight of clean ones before.
+r"""A transformer over blocks of frames: noisy block in, estimate of the clean one out, in sight of clean ones before.
 
     h_k   = W [x_k, m_k] + a_k + p_k + r_k                                token of frame k of a block
     h    <- h + Attention(M_1(h), past),  h <- h + W_2 gelu(W_1 M_2(h))   in each layer, M(h) = (1 + s) LayerNorm(h) + b
@@ -6,8 +6,8 @@ r"""A transformer over blocks of frames: a noisy block in, the estimate of the c
 
 with x the noisy features, m whether the place of the hips is known in that frame (then it is in x without noise), and
 embeddings of the frame's action, of its place in the block and of how long its action goes on in the block; (s, b) are
-linear in an embedding of the block's own noise level. A block sees itself and, of the clean blocks before it, the first `sink` and
-the last `window`. These were written at level 0 and saw their own past in the same way.
+linear in an embedding of the block's own noise level. A block sees itself and, of the clean blocks before it, the first
+`sink` and the last `window`. These were written at level 0 and saw their own past in the same way.
 
 Frames of a block are seen from where the body stands in the last frame of the block before (`motion.features`), so
 features, and with them keys and values, mean the same for ever. Rotary positions are places in the cache
@@ -122,7 +122,8 @@ class StreamTransformer(nn.Module):
         """Return estimate (..., B, D), and keys and values (..., H, B, w) of each layer."""
         config = self.config
         left = frames_left(actions.reshape(-1, config.block)).view_as(actions)
-        h = self.enter(torch.cat([x, steered[..., None].to(x)], -1)) + self.action(actions) + self.place.weight + self.left(left)
+        h = self.enter(torch.cat([x, steered[..., None].to(x)], -1))
+        h = h + self.action(actions) + self.place.weight + self.left(left)
         level = self.level(time.flatten().to(x)).unflatten(0, time.shape)[..., None, :]
         turn = rotary((config.sink + config.window + 1) * config.block, config.width // config.heads, h)
         made = []

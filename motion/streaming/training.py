@@ -3,8 +3,8 @@ r"""Training of endless motion on windows of recordings: every block is made fro
     loss = loss of `motion.training`, over the frames of all blocks; velocities also from the frame before a block
 
 A window is cut into blocks, each seen from where the body stands in the frame before it. Each block has its own noise
-level; beside the noisy blocks stand clean copies, which are the past of later ones (teacher forcing). Half of the windows
-have noise of up to `history_noise` on these copies.
+level; beside the noisy blocks stand clean copies, which are the past of later ones (teacher forcing). Half of the
+windows have noise of up to `history_noise` on these copies.
 
 Mean and deviation of the features are those of each frame of a block: the first is near where the last one was, so its
 place spreads less, and gets less noise, than that of the last.

@@ -15,7 +15,8 @@ sequence gets, and the sink stays in front of the window.
 
 References:
     Feng et al., Inferix, 2025, arXiv 2511.20714 (block diffusion: clean keys and values are written after each block).
-    Xiao et al., Efficient Streaming Language Models with Attention Sinks, 2024 (first tokens kept, places in the cache).
+    Xiao et al., Efficient Streaming Language Models with Attention Sinks, 2024 (first tokens kept; places in the
+        cache).
 """
 
 from __future__ import annotations
