@@ -39,4 +39,4 @@ def trainer_of(
         InputError: as those of the trainers.
     """
     kind = StreamTrainer if isinstance(settings, StreamTraining) else MotionTrainer
-    return kind(settings, collection, folder, device=device)  # type: ignore[arg-type] # each with its own settings
+    return kind(settings, collection, folder, device=device)
