@@ -16,6 +16,8 @@
 | actions, features, collection, windows | what a body does in each frame; motions as numbers; clips to train on |
 | config, network, training, files | a transformer over frames, and its weights |
 | model | `draw`: motions from noise, with some of them known |
+| recipes | which training a configuration describes |
+| streaming | endless motion, block after block, told what to do while it runs |
 | viewer | one HTML file that plays a motion in its scene |
 
 Metres, seconds, z up, right-handed; local rotations are matrices (frames, joints, 3, 3).

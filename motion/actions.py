@@ -18,7 +18,7 @@ else there is: clips whose names say so are `other`. `any` is no label: a networ
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -29,6 +29,7 @@ from motion.clips import Motion, heading
 from motion.kinematics import forward_kinematics
 from motion.skeleton import Skeleton
 from motion.stance import soles
+from shared.errors import InputError
 
 ACTIONS = (
     "any", "stand", "walk", "run", "turn", "sit", "stand_up", "lie", "get_up", "crouch", "reach", "jump", "climb",
@@ -67,6 +68,22 @@ def label(motion: Motion, name: str = "") -> Tensor:
     for posture, rise in (("sit", "stand_up"), ("lie", "get_up")):
         _mark_ways(found, height, trunk, motion.fps, ACTION[posture], ACTION[rise])
     return torch.from_numpy(found)
+
+
+def action_indices(actions: str | Sequence[str], frames: int, table: Sequence[str]) -> Tensor:
+    """Return the indices in a network's table of actions, (F,): one for all frames, or one a frame.
+
+    Raises:
+        InputError: an unknown action, or not one a frame.
+    """
+    names = [actions] * frames if isinstance(actions, str) else list(actions)
+    unknown = sorted(set(names) - set(table))
+    if unknown or len(names) != frames:
+        raise InputError(
+            "actions", found=f"{', '.join(unknown) or len(names)} for {frames} frames",
+            expected=f"one of {', '.join(table)} for all frames or for each", fix="Correct them.",
+        )  # fmt: skip
+    return torch.tensor([table.index(name) for name in names])
 
 
 def runs(labels: np.ndarray) -> Iterator[tuple[int, int, int]]:

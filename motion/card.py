@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from motion.files import read_model
+from motion.streaming.files import is_stream, read_stream
 from shared.files import atomic_path
 
 
@@ -18,7 +19,7 @@ def write_card(model: Path, *, overwrite: bool = False) -> Path:
     Raises:
         InputError: no motion model, or a card that may not be replaced.
     """
-    file = read_model(model)
+    file = read_stream(model) if is_stream(model) else read_model(model)
     facts, config = file.training, file.config
     shortest, longest = config.frames
     lines = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from motion.cli_models import collect, draw, train
+from motion.cli_models import collect, draw, stream, train
 from motion.cli_synthesize import synthesize
 from motion.options import clip_of, roles_of
 from shared.options import Json, Overwrite
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from motion.clips import Motion
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-for command in (collect, train, draw, synthesize):
+for command in (collect, train, draw, stream, synthesize):
     app.command()(command)
 
 Clip = Annotated[Path, typer.Argument(metavar="CLIP", help=".bvh, .amc or DeepMimic's .json, with or without .gz.")]

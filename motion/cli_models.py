@@ -1,4 +1,4 @@
-"""`fewstep motion collect`, `train`, `draw`: models in the making, and what they make."""
+"""`fewstep motion collect`, `train`, `draw`, `stream`: models in the making, and what they make."""
 
 from __future__ import annotations
 
@@ -69,8 +69,7 @@ def train(
     """Train a model on collected clips; run again to go on after a stop. Writes OUTPUT and its card (.md)."""
     from motion.card import write_card
     from motion.collection import load_collection
-    from motion.training import MotionTrainer, MotionTraining
-    from shared.config import load_config
+    from motion.recipes import read_recipe, trainer_of
     from shared.devices import resolve_device
     from shared.files import refuse_existing, require_writable
     from shared.progress import training_bar
@@ -80,11 +79,11 @@ def train(
     for path in (output, output.with_suffix(".md")):
         refuse_existing(path, overwrite=overwrite)
         require_writable(path)
-    settings = load_config(config, MotionTraining)
+    settings = read_recipe(config)
     folder = work or output.with_suffix("")
     if export and not (folder / CHECKPOINT).is_file():
         raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
-    trainer = MotionTrainer(settings, load_collection(data), folder, device=resolve_device(device))
+    trainer = trainer_of(settings, load_collection(data), folder, device=resolve_device(device))
     with training_bar(settings.name, settings.steps, trainer.step, hidden=quiet or export) as tell:
         trainer.run(stop_at=0 if export else steps, tell=tell)
     trainer.export(output, half=half, origin={"collection": data.name})
@@ -119,6 +118,41 @@ def draw(
     actions = _actions(action, loaded.config.fps)
     generator = torch.Generator().manual_seed(seed)
     write_clip(output, draw(loaded, actions, len(actions), calls=calls, generator=generator)[0], overwrite=overwrite)
+    typer.echo(str(output))
+
+
+def stream(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Of endless motion: packaged name or path.")],
+    action: Annotated[
+        list[str],
+        typer.Option(metavar="ACTION:SECONDS", help="What to do and how long; repeat for what comes next."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help=".bvh, or .glb with its animation.")],
+    calls: Annotated[int, typer.Option(min=1, help="Of the network, for a block.")] = 10,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write motion of any length, made block after block, such as --action walk:60 --action stand:2."""
+    import torch
+
+    from motion.formats import require_writer, write_clip
+    from motion.streaming.commands import in_blocks
+    from motion.streaming.files import load_stream
+    from motion.streaming.model import joined_blocks, stream
+    from shared.devices import resolve_device
+    from shared.files import refuse_existing
+    from shared.progress import tracked
+
+    require_writer(output)
+    refuse_existing(output, overwrite=overwrite)
+    loaded = load_stream(model, resolve_device(device))
+    actions = _actions(action, loaded.config.fps)
+    commands = tracked(list(in_blocks(actions, loaded.config.block)), None if quiet else "blocks")
+    generator = torch.Generator().manual_seed(seed)
+    motion = joined_blocks(stream(loaded, commands, calls=calls, generator=generator))
+    write_clip(output, motion.cut(0, len(actions)), overwrite=overwrite)
     typer.echo(str(output))
 
 

@@ -155,3 +155,13 @@ def seen_from(features: Tensor, frame: int = 0) -> Tensor:
         x, y = (features[..., place] - origin).unbind(-1)
         seen[..., place] = torch.stack([cos * x + sin * y, cos * y - sin * x], -1)
     return seen
+
+
+def placed_at(features: Tensor, frame: Tensor) -> Tensor:
+    """Return features (..., F, D) seen from a frame, (..., D), where that frame is: the inverse of `seen_from`."""
+    cos, sin = frame[..., None, HEADING].unbind(-1)
+    placed = features.clone()
+    for place, origin in ((PATH, frame[..., None, PATH]), (HEADING, 0.0)):
+        x, y = features[..., place].unbind(-1)
+        placed[..., place] = torch.stack([cos * x - sin * y, sin * x + cos * y], -1) + origin
+    return placed

@@ -11,12 +11,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from motion.config import MotionConfig
+from motion.config import MotionConfig, Settings
 from motion.features import Body
 from motion.model import MotionModel
 from motion.network import MotionTransformer
@@ -24,7 +24,11 @@ from motion.skeleton_data import skeleton_from_data, skeleton_to_data
 from shared.errors import InputError
 from shared.files import atomic_path
 
+if TYPE_CHECKING:
+    from shared.weights import Weights
+
 KIND = "fewstep motion 1"
+Config = TypeVar("Config", bound=Settings)
 NETWORK, STATISTICS = "network.", "statistics."
 
 
@@ -81,13 +85,14 @@ class ModelFile:
 
 def save_model(
     path: str | os.PathLike[str],
-    config: MotionConfig,
+    config: Settings,
     body: Body,
     network: Mapping[str, Tensor],
     statistics: tuple[Tensor, Tensor],
     facts: Mapping[str, Any],
     *,
     half: bool = False,
+    kind: str = KIND,
 ) -> None:
     """Write a model; an existing file is replaced as a whole.
 
@@ -99,6 +104,7 @@ def save_model(
         statistics: mean and standard deviation of the features, (D,) each; they stay float32.
         facts: what it was trained on and how, JSON types.
         half: store the network in float16, half of the size.
+        kind: of the file.
     """
     from safetensors.torch import save_file
 
@@ -107,7 +113,7 @@ def save_model(
     for name, value in zip(("mean", "spread"), statistics, strict=True):
         tensors[STATISTICS + name] = value.detach().cpu().float().contiguous().clone()
     header = {
-        "kind": KIND,
+        "kind": kind,
         "config": config.model_dump_json(),
         "skeleton": json.dumps(skeleton_to_data(body.skeleton)),
         "training": json.dumps(dict(facts)),
@@ -125,22 +131,35 @@ def read_model(name: str | os.PathLike[str]) -> ModelFile:
     from shared.weights import load
 
     weights = load(name)
-    if weights.metadata.get("kind") != KIND:
+    config, body, training = read_header(weights, KIND, MotionConfig)
+    return ModelFile(weights.path, weights.sha256, config, body, weights.tensors, training)
+
+
+def read_header(weights: Weights, kind: str, model: type[Config]) -> tuple[Config, Body, dict[str, Any]]:
+    """Return configuration, body and facts of the training from the header of weights.
+
+    Args:
+        weights: as stored.
+        kind: which they must be of.
+        model: of their configuration.
+
+    Raises:
+        InputError: weights of another kind, or a header that cannot be read.
+    """
+    if weights.metadata.get("kind") != kind:
         raise InputError(
-            weights.path, found=f"kind {weights.metadata.get('kind')!r}", expected=repr(KIND),
-            fix="Give a motion model: a packaged name, or what `fewstep motion train` wrote.",
+            weights.path, found=f"kind {weights.metadata.get('kind')!r}", expected=repr(kind),
+            fix="Give a motion model of that kind: a packaged name, or what `fewstep motion train` wrote.",
         )  # fmt: skip
     try:
-        config = MotionConfig.model_validate_json(weights.metadata["config"])
+        config = model.model_validate_json(weights.metadata["config"])
         skeleton = json.loads(weights.metadata["skeleton"])
         training = dict(json.loads(weights.metadata.get("training", "{}")))
     except (KeyError, ValueError) as error:  # pydantic's and json's errors are ValueErrors
         raise InputError(
-            weights.path, found="a damaged header", expected=repr(KIND), fix="Write the file again."
+            weights.path, found="a damaged header", expected=repr(kind), fix="Write the file again."
         ) from error
-    return ModelFile(
-        weights.path, weights.sha256, config, Body(skeleton_from_data(skeleton)), weights.tensors, training
-    )
+    return config, Body(skeleton_from_data(skeleton)), training
 
 
 def load_model(name: str | os.PathLike[str], device: torch.device | str = "cpu") -> MotionModel:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from motion.actions import action_indices
 from motion.anatomy import anatomy_of
 from motion.clips import Motion
 from motion.config import MotionConfig
@@ -136,14 +137,7 @@ class MotionModel:
         Raises:
             InputError: an unknown action, or not one a frame.
         """
-        names = [actions] * frames if isinstance(actions, str) else list(actions)
-        unknown = sorted(set(names) - set(self.config.actions))
-        if unknown or len(names) != frames:
-            raise InputError(
-                "actions", found=f"{', '.join(unknown) or len(names)} for {frames} frames",
-                expected=f"one of {', '.join(self.config.actions)} for all frames or for each", fix="Correct them.",
-            )  # fmt: skip
-        return torch.tensor([self.config.actions.index(name) for name in names])
+        return action_indices(actions, frames, self.config.actions)
 
     def denoiser(self, actions: Tensor, known: Known | None = None) -> Denoiser:
         """Return the estimate of clean normalised features (N, F, D), with the known ones as they are.

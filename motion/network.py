@@ -124,8 +124,9 @@ class Attention(nn.Module):
 
 def rotary(frames: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return cosines and sines (F, width / 2) of the angle k w_i of frame k, w_i = 1000^(-2 i / width)."""
-    rates = 1000.0 ** (-torch.arange(0, width, 2, device=like.device, dtype=torch.float32) / width)
-    angle = torch.arange(frames, device=like.device, dtype=torch.float32)[:, None] * rates
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    rates = 1000.0 ** (-torch.arange(0, width, 2, device=like.device, dtype=dtype) / width)
+    angle = torch.arange(frames, device=like.device, dtype=dtype)[:, None] * rates
     return angle.cos().to(like), angle.sin().to(like)
 
 

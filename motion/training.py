@@ -115,8 +115,7 @@ class MotionTrainer:
         self.mean, self.spread = (part.to(self.device) for part in self._statistics())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.network = MotionTransformer(settings.model, self.body.size)
-        self.network.to(self.device)
+            self.network = self.new_network()
         self.process = settings.model.process()
         self.average = AveragedWeights(self.network, settings.average)
         self.optimiser = torch.optim.AdamW(
@@ -136,14 +135,18 @@ class MotionTrainer:
         """Return the number of steps made."""
         return int(self.facts["step"])
 
+    def new_network(self) -> torch.nn.Module:
+        """Return what learns, at its start; numbers are drawn from torch's generator."""
+        return MotionTransformer(self.settings.model, self.body.size).to(self.device)
+
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the features over windows of the longest length."""
-        drawn = self.source.draw(
-            STATISTICS_WINDOWS, self.settings.model.frames[1],
-            np.random.default_rng(np.random.SeedSequence([self.settings.seed, 2**32 - 1])),
-        )  # fmt: skip
+        drawn = self.source.draw(STATISTICS_WINDOWS, self.settings.model.frames[1], self._for_statistics())
         frames = drawn.features[drawn.valid]
         return frames.mean(0), frames.std(0).clamp(min=LEAST)
+
+    def _for_statistics(self) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence([self.settings.seed, 2**32 - 1]))
 
     def losses(self, windows: Windows, source: np.random.Generator, network: torch.nn.Module) -> dict[str, Tensor]:
         """Return the four losses of windows, differentiable; levels and noise are drawn from `source`."""
@@ -171,9 +174,9 @@ class MotionTrainer:
         rests = truth[:, 1:, -len(feet) :] * truth[:, :-1, -len(feet) :] * moved
         return {
             "features": error,
-            "positions": _mean_square((made - made[:, :, :1]) - (real - real[:, :, :1]), windows.valid[..., None]),
-            "velocities": _mean_square(made_speed - real_speed, moved),
-            "rests": _mean_square(made_speed[:, :, feet], rests),
+            "positions": mean_square((made - made[:, :, :1]) - (real - real[:, :, :1]), windows.valid[..., None]),
+            "velocities": mean_square(made_speed - real_speed, moved),
+            "rests": mean_square(made_speed[:, :, feet], rests),
         }
 
     def train_step(self) -> dict[str, float]:
@@ -210,7 +213,7 @@ class MotionTrainer:
             raise InputError("held_out", found="no clip", expected="at least one", fix="Name some.")
         source = np.random.default_rng(np.random.SeedSequence([self.settings.seed, 2**32 - 2]))
         windows = self.held_out.draw(HELD_OUT_WINDOWS, self.settings.model.frames[1], source)
-        network = MotionTransformer(self.settings.model, self.body.size).to(self.device)
+        network = self.new_network()
         network.load_state_dict(self.average.average)
         return float(self.losses(windows.to(self.device), source, network)["features"])
 
@@ -237,6 +240,13 @@ class MotionTrainer:
             half: store the network in float16.
             origin: more facts, such as the name of the collection.
         """
+        facts = self.training_facts() | dict(origin or {})
+        statistics = (self.mean, self.spread)
+        save_model(path, self.settings.model, self.body, self.average.average, statistics, facts, half=half)
+        return facts
+
+    def training_facts(self) -> dict[str, Any]:
+        """Return what was trained on what and how, JSON types."""
         settings = self.settings
         trained = {clip.source: clip for clip in self.source.clips}
         licences: dict[str, dict[str, float]] = {}
@@ -245,7 +255,7 @@ class MotionTrainer:
                 entry = licences.setdefault(f"{clip.source.partition('/')[0]}: {clip.licence}", {"clips": 0, "s": 0.0})
                 entry["clips"] += 1
                 entry["s"] = round(entry["s"] + len(clip.features) / self.collection.fps, 1)
-        facts = {
+        return {
             "name": settings.name,
             "steps": self.step,
             "of_steps": settings.steps,
@@ -261,11 +271,7 @@ class MotionTrainer:
             "action_seconds": self.collection.seconds(),
             "losses": self.facts["losses"],
             "foot_heights_m": self._foot_heights(),
-            **(origin or {}),
         }
-        statistics = (self.mean, self.spread)
-        save_model(path, settings.model, self.body, self.average.average, statistics, facts, half=half)
-        return facts
 
     def _foot_heights(self) -> list[float]:
         """Return how high the joints of feet are when they rest, m, in the clips that were trained on."""
@@ -276,8 +282,8 @@ class MotionTrainer:
         return [round(float(height), 4) for height in heights]
 
 
-def _mean_square(difference: Tensor, weight: Tensor) -> Tensor:
-    """Return the weighted mean of |d|^2, of vectors (N, F, J, 3) and weights (N, F, 1 or J)."""
+def mean_square(difference: Tensor, weight: Tensor) -> Tensor:
+    """Return the weighted mean of |d|^2, of vectors (..., F, J, 3) and weights (..., F or 1, J or 1)."""
     squares = (difference**2).sum(-1)
     weight = weight.to(squares).expand_as(squares)
     return (squares * weight).sum() / weight.sum().clamp(min=1)

@@ -8,6 +8,8 @@
 
 The mask [steps, blocks] is the currency: every method here makes one (`mask`, ...), and one executor runs it
 (`ReusingNetwork`). Fewer plain steps at the same compute is the rival that each mask has to beat.
+
+`RollingCache` is reuse between blocks of a sequence instead of between steps: keys and values of what is finished.
 """
 
 from shared.reuse.blocks import stack, unet_levels
@@ -15,6 +17,7 @@ from shared.reuse.executor import Latest, Predictor, ReusingNetwork, Stored
 from shared.reuse.interception import Block, Call, block_costs, intercepted
 from shared.reuse.mask import check_mask, nested, price, uniform
 from shared.reuse.predictors import Rectified, Taylor
+from shared.reuse.rolling import RollingCache, kept_tokens
 from shared.reuse.schedule import ReuseSchedule, load_schedule, make_schedule
 
 __all__ = [
@@ -25,11 +28,13 @@ __all__ = [
     "Rectified",
     "ReuseSchedule",
     "ReusingNetwork",
+    "RollingCache",
     "Stored",
     "Taylor",
     "block_costs",
     "check_mask",
     "intercepted",
+    "kept_tokens",
     "load_schedule",
     "make_schedule",
     "nested",
