@@ -61,6 +61,11 @@ class Clip:
         """Return the name of the file that this and its variants are from."""
         return self.name.partition(" ")[0]
 
+    @property
+    def backwards(self) -> bool:
+        """Return whether its time runs against that of the recording."""
+        return "reversed" in self.name.split(" ")[1:]
+
 
 @dataclass(frozen=True, eq=False)
 class Collection:
@@ -157,7 +162,7 @@ def read_for(path: Path, body: Body, skeleton: Skeleton, fps: float) -> Motion:
         warnings.simplefilter("ignore")  # of what was guessed; `fewstep motion info` tells it
         motion = read_clip(path)
     found = motion.skeleton
-    if found.rest is None and found.names == skeleton.names and _apart(found, skeleton) < SAME:
+    if found.rest is None and same_body(found, skeleton):
         motion = replace(motion, skeleton=replace(found, rest=skeleton.rest))
     motion = retargeted(motion.resampled(fps), body.skeleton)
     return body.decode(body.encode(motion), fps)
@@ -174,6 +179,17 @@ def variants(motion: Motion, body: Body, name: str) -> list[tuple[str, Tensor, T
     if motion.skeleton.sided:
         found += [(f"{title} mirrored", mirrored(part), labels) for title, part, labels in found]
     return [(title, body.encode(part).float(), labels) for title, part, labels in found]
+
+
+def recorded(clips: Sequence[Clip], fps: float) -> dict[str, dict[str, float]]:
+    """Return number and length, s, of the recordings among clips, by "folder: licence"; variants do not count."""
+    found: dict[str, dict[str, float]] = {}
+    for clip in clips:
+        if clip.name == clip.stem:
+            entry = found.setdefault(f"{clip.source.partition('/')[0]}: {clip.licence}", {"clips": 0, "s": 0.0})
+            entry["clips"] += 1
+            entry["s"] = round(entry["s"] + len(clip.features) / fps, 1)
+    return found
 
 
 def save_collection(path: str | os.PathLike[str], collection: Collection, *, overwrite: bool = False) -> None:
@@ -235,8 +251,9 @@ def _ways(actions: Tensor, around: int, frames: int) -> list[tuple[int, int]]:
     return found
 
 
-def _apart(first: Skeleton, second: Skeleton) -> float:
-    return float((first.offsets - second.offsets).norm(dim=-1).max())
+def same_body(first: Skeleton, second: Skeleton) -> bool:
+    """Return whether two skeletons have the same joints, and offsets within a millimetre."""
+    return first.names == second.names and float((first.offsets - second.offsets).norm(dim=-1).max()) < SAME
 
 
 def _licences(folder: Path) -> dict[Path, str]:
