@@ -114,10 +114,11 @@ class MotionEncoder:
                 "clip", found=str(tuple(features.shape)), expected=f"(frames, {self.body.size})",
                 fix="Put it on the encoder's body with `on_body`.",
             )  # fmt: skip
+        if len(features) < self.config.frames:
+            return torch.zeros(0, self.config.size, dtype=torch.float64)
         inputs = frame_inputs(self.body, features.float(), self.config.fps)
         windows = seen_windows(windows_of(inputs, self.config.frames, stride), self.body.size)
-        parts = [self.network(part).double() for part in windows.split(BATCH) if len(part)]
-        return torch.cat(parts) if parts else torch.zeros(0, self.config.size, dtype=torch.float64)
+        return torch.cat([self.network(part).double() for part in windows.split(BATCH)])
 
 
 def inputs_of(body: Body) -> int:
