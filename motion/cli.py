@@ -15,7 +15,8 @@ from motion.cli_distribution import (
     ReferenceClips,
     clip_paths,
     compared,
-    mean_numbers,
+    measured,
+    show_numbers,
     train_encoder,
 )
 from motion.cli_models import collect, draw, train
@@ -115,18 +116,16 @@ def evaluate(
     With --reference the set of clips is also compared with real ones: Frechet distance beside that of real motion,
     diversity, distance to the nearest window of the training. Dozens of clips of 2 s or more are wanted for that.
     """
-    from motion.metrics import evaluate
     from shared.numbers import write_numbers
 
     paths = clip_paths(clips)
     options: dict[str, Any] = {"units": units, "up": up, "fps": source_fps, "asf": asf, "rest_frame": rest_frame}
     motions = [_read(path, **options, roles=_roles(role)) for path in paths]
-    numbers = mean_numbers([evaluate(motion, floor) for motion in motions])
+    names = [path.name for path in paths]
+    numbers = measured(motions, names, floor)
     if reference is not None:
-        names = [path.name for path in paths]
         numbers |= compared(motions, names, reference, encoder, held_out, seed=seed, quiet=quiet)
-    for name, value in numbers.items():
-        typer.echo(f"{name:20}{value:.4g}")
+    show_numbers(numbers)
     if json is not None:
         write_numbers(json, numbers)
 

@@ -21,9 +21,7 @@ SUMS = ("frames", "seconds")
 
 ReferenceClips = Annotated[
     Path | None,
-    typer.Option(
-        "--reference", metavar="FILE", help="Real clips that `fewstep motion collect` wrote, to compare with."
-    ),
+    typer.Option("--reference", metavar="FILE", help="Real clips that `fewstep motion collect` wrote."),
 ]
 Encoder = Annotated[
     str, typer.Option("--encoder", metavar="NAME", help="Of windows: packaged name or .safetensors path.")
@@ -50,7 +48,7 @@ def train_encoder(
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train the encoder of `evaluate --reference` on real clips; run again to go on after a stop. Writes a card, too."""
+    """Train the encoder of `evaluate --reference` on real clips; run again to go on after a stop. Writes its card."""
     from motion.collection import load_collection
     from motion.encoder import load_encoder
     from motion.encoder_training import EncoderTrainer, EncoderTraining, write_encoder_card
@@ -91,12 +89,33 @@ def clip_paths(given: Sequence[Path]) -> list[Path]:
     return found
 
 
-def mean_numbers(each: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the numbers of one clip as they are; of several their means, but sums of frames and time, and `clips`."""
+def measured(motions: Sequence[Motion], names: Sequence[str], floor: float | None) -> dict[str, float]:
+    """Return `motion.metrics.evaluate` of one clip; of several the means, but sums of frames and time, and `clips`.
+
+    Raises:
+        InputError: a clip is too short, or its feet are unknown.
+    """
+    from motion.metrics import evaluate
+
+    each = []
+    for motion, name in zip(motions, names, strict=True):
+        try:
+            each.append(evaluate(motion, floor))
+        except InputError as error:
+            raise InputError(
+                f"{name}: {error.source}", found=error.found, expected=error.expected, fix=error.fix
+            ) from error
     if len(each) == 1:
         return each[0]
     numbers = {name: (sum if name in SUMS else fmean)(one[name] for one in each) for name in each[0]}
     return {"clips": float(len(each)), **numbers}
+
+
+def show_numbers(numbers: dict[str, float]) -> None:
+    """Print a line a number."""
+    width = max(20, *(len(name) + 1 for name in numbers))
+    for name, value in numbers.items():
+        typer.echo(f"{name:{width}}{value:.4g}")
 
 
 def compared(

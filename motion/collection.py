@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Collection as Names
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,6 +180,37 @@ def variants(motion: Motion, body: Body, name: str) -> list[tuple[str, Tensor, T
     if motion.skeleton.sided:
         found += [(f"{title} mirrored", mirrored(part), labels) for title, part, labels in found]
     return [(title, body.encode(part).float(), labels) for title, part, labels in found]
+
+
+def real_clips(
+    collection: Collection, frames: int, held_out: Names[str] = (), *, only_held_out: bool = False
+) -> list[Clip]:
+    """Return the recordings of at least `frames` frames and their mirror images.
+
+    Args:
+        collection: the clips.
+        frames: fewest.
+        held_out: names of files, without suffix, that are left out, or that alone are taken.
+        only_held_out: the latter.
+
+    Raises:
+        InputError: a file is not there, or nothing is left to take.
+    """
+    if unknown := set(held_out) - {clip.stem for clip in collection.clips}:
+        raise InputError(
+            "held-out clips", found=", ".join(sorted(unknown)), expected="names of clips of the collection",
+            fix="Correct the names, or collect those clips too.",
+        )  # fmt: skip
+    clips = [
+        clip
+        for clip in collection.clips
+        if not clip.backwards and (clip.stem in held_out) == only_held_out and len(clip.features) >= frames
+    ]
+    if not clips and not only_held_out:
+        raise InputError(
+            "clips", found=f"none of {frames} frames or more", expected="at least one", fix="Collect more clips."
+        )
+    return clips
 
 
 def recorded(clips: Sequence[Clip], fps: float) -> dict[str, dict[str, float]]:

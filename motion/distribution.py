@@ -2,7 +2,8 @@ r"""How a set of motions compares with real ones: distance of distributions, div
 
 | number | what |
 | --- | --- |
-| windows | windows of the motions, every 0.5 s |
+| windows, windows_real | windows of the motions, every 0.5 s, and of the real ones |
+| frechet_windows | windows a side of the Frechet distances |
 | frechet | Frechet distance of their features to a half of the real ones |
 | frechet_real_floor | that of as many windows of the other half: what real motion scores |
 | frechet_real_recordings | the same where halves share no recording: what other real motion scores |
@@ -20,7 +21,8 @@ the same source would score. Windows of one clip resemble each other: many short
 
 from __future__ import annotations
 
-from collections.abc import Collection as Names, Sequence
+from collections.abc import Collection as Names
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,9 +30,8 @@ import torch
 from torch import Tensor
 
 from motion.clips import Motion
-from motion.collection import Collection, same_body
+from motion.collection import Collection, real_clips, same_body
 from motion.encoder import MotionEncoder, on_body, windows_of
-from motion.encoder_training import real_clips
 from motion.nearest import NearestWindows
 from shared.bench.metrics import frechet
 from shared.errors import InputError

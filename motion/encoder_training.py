@@ -10,7 +10,7 @@ are seen, at the speed they were recorded at: a body that moves slower or backwa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection as Names, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from motion.actions import ACTIONS
-from motion.collection import Clip, Collection, recorded
+from motion.collection import Collection, real_clips, recorded
 from motion.config import Settings
 from motion.encoder import (
     BATCH,
@@ -251,37 +251,6 @@ class EncoderTrainer:
         encoder = self.encoder()
         facts = encoder.facts | dict(origin or {})
         save_encoder(path, self.settings.model, self.body, encoder.network.state_dict(), facts, half=half)
-
-
-def real_clips(
-    collection: Collection, frames: int, held_out: Names[str] = (), *, only_held_out: bool = False
-) -> list[Clip]:
-    """Return the recordings of at least `frames` frames and their mirror images.
-
-    Args:
-        collection: the clips.
-        frames: fewest.
-        held_out: names of files, without suffix, that are left out, or that alone are taken.
-        only_held_out: the latter.
-
-    Raises:
-        InputError: a file is not there, or nothing is left to take.
-    """
-    if unknown := set(held_out) - {clip.stem for clip in collection.clips}:
-        raise InputError(
-            "held-out clips", found=", ".join(sorted(unknown)), expected="names of clips of the collection",
-            fix="Correct the names, or collect those clips too.",
-        )  # fmt: skip
-    clips = [
-        clip
-        for clip in collection.clips
-        if not clip.backwards and (clip.stem in held_out) == only_held_out and len(clip.features) >= frames
-    ]
-    if not clips and not only_held_out:
-        raise InputError(
-            "clips", found=f"none of {frames} frames or more", expected="at least one", fix="Collect more clips."
-        )
-    return clips
 
 
 def write_encoder_card(encoder: MotionEncoder, path: Path) -> None:

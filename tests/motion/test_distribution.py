@@ -149,7 +149,8 @@ def test_the_nearest_window_is_that_of_a_search_through_all(encoder, walker):
     clips = [
         Clip(name, "", "", encoder.body.encode(motion).float(), torch.full((motion.frames,), ACTION["walk"]))
         for name, motion in {
-            "straight": walker.cut(0, 90), "slow": slowed(walker, 0.7).cut(0, 80), "noisy": noisy(walker, 0.1).cut(5, 75),
+            "straight": walker.cut(0, 90), "slow": slowed(walker, 0.7).cut(0, 80),
+            "noisy": noisy(walker, 0.1).cut(5, 75),
         }.items()
     ]  # fmt: skip
     asked = [noisy(walker, 0.05, seed).cut(start, start + 60) for seed, start in ((1, 3), (2, 17), (3, 120))]
@@ -192,8 +193,7 @@ def test_the_command_tells_copies_from_other_motion(encoder, walker, tmp_path):
     (tmp_path / "copies").mkdir()
     for index, start in enumerate((0, 40)):
         write_clip(tmp_path / "copies" / f"{index}.bvh", walker.cut(start, start + 90))
-    words = ["evaluate", str(tmp_path / "copies"), "--units", "cm", "--up", "y", "--rest-frame", "-q"]
-    words = words[:-2] + ["--no-rest-frame", "-q"]
+    words = ["evaluate", str(tmp_path / "copies"), "-q"]
 
     def run(*more: str) -> tuple[dict[str, float], str]:
         result = CliRunner().invoke(app, [*words, *map(str, more), "--json", str(tmp_path / "numbers.json")])

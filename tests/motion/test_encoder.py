@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from motion.actions import ACTION
 from motion.cli import app
-from motion.collection import Clip, Collection, save_collection
+from motion.collection import Clip, Collection, real_clips, save_collection
 from motion.encoder import EncoderConfig, MotionEncoder, load_encoder, on_body, windows_of
-from motion.encoder_training import EncoderTrainer, EncoderTraining, real_clips
+from motion.encoder_training import EncoderTrainer, EncoderTraining
 from motion.features import Body
 from motion.mirror import mirrored
 from motion.rotations import about_axis
