@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Collection as Names
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -89,6 +90,22 @@ class Reference:
                 expected="at least two", fix="Collect more clips, or hold out fewer.",
             )  # fmt: skip
         return cls(collection, encoder, frozenset(held_out), torch.cat(features), found)
+
+    @cached_property
+    def training(self) -> NearestWindows:
+        """Return the windows of all that a model may have seen, turned round in time as well."""
+        clips = [clip for clip in self.collection.clips if clip.stem not in self.held_out]
+        return NearestWindows(self.collection.body, clips, self.encoder.config.frames)
+
+    @cached_property
+    def usual(self) -> Tensor:
+        """Return how far held-out recordings are from the training, cm, (K,); none without such recordings."""
+        windows = [
+            windows_of(clip.features, self.encoder.config.frames, STRIDE)
+            for clip in self.collection.clips
+            if clip.stem in self.held_out and clip.name == clip.stem
+        ]
+        return self.training.find(torch.cat(windows)).distance * 100 if windows else torch.zeros(0)
 
     def half_of_segments(self, source: np.random.Generator) -> Tensor:
         """Return which windows are in the first half, (N,) bool; of two neighbouring segments one is."""
@@ -169,18 +186,10 @@ def diversity(features: Tensor) -> float:
 
 def nearest_numbers(windows: Tensor, reference: Reference, *, progress: str | None = None) -> dict[str, float]:
     """Return the module's numbers of copies of windows of features (N, F, D)."""
-    collection, frames = reference.collection, reference.encoder.config.frames
-    training = [clip for clip in collection.clips if clip.stem not in reference.held_out]
-    index = NearestWindows(collection.body, training, frames)
-    made = index.find(windows, progress=progress).distance * 100
+    made = reference.training.find(windows, progress=progress).distance * 100
     numbers = {"nearest_cm": float(made.mean()), "nearest_cm_min": float(made.min())}
-    unseen = [
-        windows_of(clip.features, frames, STRIDE)
-        for clip in collection.clips
-        if clip.stem in reference.held_out and clip.name == clip.stem
-    ]
-    if unseen and sum(map(len, unseen)):
-        real = index.find(torch.cat(unseen), progress=progress).distance * 100
+    real = reference.usual
+    if len(real):
         low = float(real.quantile(COPY))
         numbers |= {
             "nearest_cm_real": float(real.mean()),

@@ -125,19 +125,17 @@ def test_damage_raises_the_distance_from_real_motion(encoder, data_file):
     skeleton = encoder.body.skeleton
     real = read_for(path, encoder.body, skeleton, 30.0).cut(0, 600)
 
-    def distance(motion: Motion) -> float:
-        return frechet(features(motion), features(real))
+    def features(*motions: Motion) -> torch.Tensor:
+        return torch.cat([encoder.encode(encoder.body.encode(motion).float(), 5) for motion in motions])
 
-    def features(motion: Motion) -> torch.Tensor:
-        return encoder.encode(encoder.body.encode(motion).float(), 3)
-
+    both = features(real, mirrored(real))
     for damage, amounts in (
         (noisy, (0.01, 0.03, 0.1, 0.3)), (slowed, (0.9, 0.75, 0.6, 0.4)), (slid, (1.2, 1.5, 2.0, 3.0)),
     ):  # fmt: skip
-        found = [distance(damage(real, amount)) for amount in amounts]
+        found = [frechet(features(damage(real, amount)), features(real)) for amount in amounts]
         assert found == sorted(found), damage.__name__
         assert found[-1] > 4 * found[0] > 0, damage.__name__
-    assert distance(wrong_mirror(real)) > 1.5 * distance(mirrored(real))
+    assert frechet(features(wrong_mirror(real)), both) > 2 * frechet(features(mirrored(real)), both)
 
 
 def test_diversity_is_the_mean_distance_of_pairs():
