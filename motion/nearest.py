@@ -8,7 +8,8 @@ mean (the triangle inequality), so
 
     d >= mean over blocks and joints of |mean of q - mean of p|
 
-bounds d from below by a few numbers a window, and only windows whose bound is under the best d so far are measured.
+bounds d from below by a few numbers a window: first with one block, then, where that is under the best d so far, with
+a few. Only windows whose bounds are under the best d are measured.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from motion.features import HEADING, PATH, Body, seen_from
 from shared.progress import tracked
 
 STILL = tuple(ACTION[name] for name in ("stand", "sit", "lie"))
-BLOCKS = 4  # at most, of a window
+BLOCKS = 4  # of a window, or fewer if they do not divide it
 CANDIDATES = 64  # windows measured at a time
 ROUNDING = 1e-5  # m
 
@@ -62,7 +63,7 @@ class NearestWindows:
     def __init__(self, body: Body, clips: Sequence[Clip], frames: int) -> None:
         self.body, self.frames = body, frames
         self.joints = list(joints_of(body))
-        self.block = next(k for k in range(max(1, frames // BLOCKS), frames + 1) if frames % k == 0)
+        self.blocks = max(count for count in range(1, BLOCKS + 1) if frames % count == 0)
         positions, features, starts, owners, firsts = [], [], [], [], []
         total = 0
         for index, clip in enumerate(clips):
@@ -80,14 +81,19 @@ class NearestWindows:
         self.starts, self.owners, self.firsts = torch.cat(starts), torch.cat(owners), torch.cat(firsts)
         self.origin = functional.pad(at[:, PATH], (0, 1))[self.starts]
         self.heading = functional.normalize(at[:, HEADING], dim=-1)[self.starts]
-        self.coarse = self._blocks()
+        self.means = self._means()
+        self.rough = self.means.mean(1)
 
-    def _blocks(self) -> Tensor:
-        """Return the mean places of all windows in blocks, seen from the first frame, (W, B, J, 3)."""
+    def _means(self) -> Tensor:
+        """Return the mean places of all windows in blocks, seen from the first frame, (3, B, J, W).
+
+        Windows are last in memory, along which all sums then run.
+        """
         sums = functional.pad(self.positions.double().cumsum(0), (0, 0, 0, 0, 1, 0))
-        edges = self.starts[:, None] + torch.arange(0, self.frames + 1, self.block)
-        means = (sums[edges].diff(dim=1) / self.block).float()
-        return _seen(means, self.origin, self.heading)
+        block = self.frames // self.blocks
+        edges = self.starts[:, None] + torch.arange(0, self.frames + 1, block)
+        means = (sums[edges].diff(dim=1) / block).float()
+        return _seen(means, self.origin, self.heading).permute(3, 1, 2, 0).contiguous()
 
     def find(self, windows: Tensor, *, progress: str | None = None) -> Nearest:
         """Return the nearest window of each of `windows`, features (N, F, D) wherever they are.
@@ -103,20 +109,32 @@ class NearestWindows:
         return Nearest(distance, self.owners[which], self.firsts[which])
 
     def _nearest(self, places: Tensor) -> tuple[float, int]:
-        means = places.unflatten(0, (-1, self.block)).mean(1)
-        bounds = (self.coarse - means).norm(dim=-1).mean((1, 2))
+        means = places.unflatten(0, (self.blocks, -1)).mean(1).permute(2, 0, 1)[..., None]
+        rough = _mean_length(self.rough - means.mean(1))
+        best, which = self._measured(places, rough.topk(min(CANDIDATES, len(rough)), largest=False).indices)
+        left = (rough < best + ROUNDING).nonzero()[:, 0]
+        bounds = _mean_length((self.means[..., left] - means).flatten(1, 2))
         order = bounds.argsort()
-        best, which = float("inf"), -1
         for candidates in order.split(CANDIDATES):
-            candidates = candidates[bounds[candidates] < best + ROUNDING]
-            if not len(candidates):
+            if not len(candidates) or float(bounds[candidates[0]]) >= best + ROUNDING:
                 break
-            frames = self.starts[candidates][:, None] + torch.arange(self.frames)
-            real = _seen(self.positions[frames], self.origin[candidates], self.heading[candidates])
-            distance, index = (real - places).norm(dim=-1).mean((1, 2)).min(0)
-            if float(distance) < best:
-                best, which = float(distance), int(candidates[index])
+            distance, index = self._measured(places, left[candidates])
+            if distance < best:
+                best, which = distance, index
         return best, which
+
+    def _measured(self, places: Tensor, windows: Tensor) -> tuple[float, int]:
+        """Return the least distance, m, of some windows, and whose it is."""
+        frames = self.starts[windows][:, None] + torch.arange(self.frames)
+        real = _seen(self.positions[frames], self.origin[windows], self.heading[windows])
+        distance, index = (real - places).norm(dim=-1).mean((1, 2)).min(0)
+        return float(distance), int(windows[index])
+
+
+def _mean_length(difference: Tensor) -> Tensor:
+    """Return the mean length of K vectors, (W,), of (3, K, W)."""
+    x, y, z = difference
+    return (x * x + y * y + z * z).sqrt().mean(0)
 
 
 def _seen(places: Tensor, origin: Tensor, heading: Tensor) -> Tensor:
