@@ -90,9 +90,9 @@ def test_distances_of_gaussians_are_the_closed_form_and_real_motion_scores_its_f
     assert numbers["frechet_low"] < numbers["frechet"] < numbers["frechet_high"]
     assert numbers["frechet_windows"] == pytest.approx(3000, abs=30)
     assert 0 < numbers["frechet_real_floor"] < 0.02
-    same = frechet_distances(gaussian(generator, 6000, 0.0, 1.0), real)
+    same = frechet_distances(gaussian(generator, 6000, 0.0, 1.0), real, repeats=6)
     assert same["frechet"] == pytest.approx(numbers["frechet_real_floor"], abs=0.01)
-    few = frechet_distances(gaussian(generator, 20, 0.0, 1.0), real)
+    few = frechet_distances(gaussian(generator, 20, 0.0, 1.0), real, repeats=6)
     assert few["frechet_windows"] == 20
     assert few["frechet_real_floor"] > 10 * numbers["frechet_real_floor"]
 
@@ -123,14 +123,14 @@ def test_features_of_motions_agree_with_the_formula_by_sqrtm(encoder, walker):
 def test_damage_raises_the_distance_from_real_motion(encoder, data_file):
     path = data_file("motion/mocap/jl_locomotion_bvh60/locomotion_30s.bvh.gz")
     skeleton = encoder.body.skeleton
-    real = read_for(path, encoder.body, skeleton, 30.0).cut(0, 600)
+    real = read_for(path, encoder.body, skeleton, 30.0).cut(0, 500)
 
     def features(*motions: Motion) -> torch.Tensor:
         return torch.cat([encoder.encode(encoder.body.encode(motion).float(), 5) for motion in motions])
 
     both = features(real, mirrored(real))
     for damage, amounts in (
-        (noisy, (0.01, 0.03, 0.1, 0.3)), (slowed, (0.9, 0.75, 0.6, 0.4)), (slid, (1.2, 1.5, 2.0, 3.0)),
+        (noisy, (0.01, 0.03, 0.1)), (slowed, (0.9, 0.7, 0.4)), (slid, (1.2, 1.5, 2.5)),
     ):  # fmt: skip
         found = [frechet(features(damage(real, amount)), features(real)) for amount in amounts]
         assert found == sorted(found), damage.__name__
@@ -151,7 +151,7 @@ def test_the_nearest_window_is_that_of_a_search_through_all(encoder, walker):
             "noisy": noisy(walker, 0.1).cut(5, 75),
         }.items()
     ]  # fmt: skip
-    asked = [noisy(walker, 0.05, seed).cut(start, start + 60) for seed, start in ((1, 3), (2, 17), (3, 120))]
+    asked = [noisy(walker, 0.05, seed).cut(start, start + 60) for seed, start in ((1, 3), (2, 17))]
     asked.append(slowed(walker, 0.8).cut(40, 100))
     joints = [0, *encoder.body.driven]
     found = NearestWindows(encoder.body, clips, 60).find(
