@@ -95,10 +95,11 @@ def test_a_stopped_training_goes_on_bit_for_bit_and_its_features_are_standard(tm
 
 
 def test_training_tells_more_of_the_window(tmp_path):
-    settings = SETTINGS.model_copy(update={"steps": 24, "learning_rate": 1e-2})
+    model = TINY.model_copy(update={"width": 32, "size": 8})
+    settings = SETTINGS.model_copy(update={"model": model, "batch": 8, "steps": 40, "learning_rate": 1e-2})
     trainer = EncoderTrainer(settings, collection(), tmp_path)
-    losses = [trainer.train_step()["inputs"] for _ in range(24)]
-    assert sum(losses[-4:]) / 4 < 0.7 * losses[0]
+    losses = [trainer.train_step()["inputs"] for _ in range(40)]
+    assert max(losses[-4:]) < 0.8 * losses[0]  # which is about that of the mean
 
 
 def test_only_real_clips_are_seen():
@@ -106,7 +107,7 @@ def test_only_real_clips_are_seen():
     assert [clip.name for clip in real_clips(clips, 16)] == ["a", "a mirrored", "b"]
     assert [clip.name for clip in real_clips(clips, 16, ["a"])] == ["b"]
     assert [clip.name for clip in real_clips(clips, 16, ["a"], only_held_out=True)] == ["a", "a mirrored"]
-    with pytest.raises(InputError, match="c, expected names of clips"):
+    with pytest.raises(InputError, match="held-out clips: found c"):
         real_clips(clips, 16, ["c"])
     with pytest.raises(InputError, match="none of 31 frames"):
         real_clips(clips, 31)
