@@ -15,6 +15,8 @@
 | scene | meshes, signed distance, walkable map, routes, seats, a body of capsules |
 | actions, features, collection, windows | what a body does in each frame; motions as numbers; clips to train on |
 | config, network, training, files | a transformer over frames, and its weights |
+| encoder, encoder_training | features of windows, in which sets of motions are compared |
+| distribution, nearest | `compare`: Frechet distance beside that of real motion, diversity, copies of the training |
 | model | `draw`: motions from noise, with some of them known |
 | recipes | which training a configuration describes |
 | streaming | endless motion, block after block, told what to do while it runs |

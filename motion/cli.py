@@ -7,16 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motion.cli_distribution import (
+    ENCODER,
+    Encoder,
+    HeldOut,
+    ReferenceClips,
+    clip_paths,
+    compared,
+    measured,
+    show_numbers,
+    train_encoder,
+)
 from motion.cli_models import collect, draw, stream, train
 from motion.cli_synthesize import synthesize
 from motion.options import clip_of, roles_of
-from shared.options import Json, Overwrite
+from shared.options import Json, Overwrite, Quiet, Seed
 
 if TYPE_CHECKING:
     from motion.clips import Motion
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-for command in (collect, train, draw, stream, synthesize):
+for command in (collect, train, train_encoder, draw, stream, synthesize):
     app.command()(command)
 
 Clip = Annotated[Path, typer.Argument(metavar="CLIP", help=".bvh, .amc or DeepMimic's .json, with or without .gz.")]
@@ -90,21 +101,31 @@ def convert(
 
 @app.command()
 def evaluate(
-    clip: Clip,
+    clips: Annotated[
+        list[Path], typer.Argument(metavar="CLIP...", help="Clips as of `info`, and folders of them; means over clips.")
+    ],
     floor: Annotated[
         float | None, typer.Option(help="Height of the floor, m; default: what toes reach down to in 2 % of frames.")
     ] = None,
+    reference: ReferenceClips = None, encoder: Encoder = ENCODER, held_out: HeldOut = None, seed: Seed = 0,
     units: Units = "auto", up: Up = "auto", source_fps: SourceFps = None, asf: Asf = None, role: Role = None,
-    rest_frame: RestFrame = None, json: Json = None,
+    rest_frame: RestFrame = None, json: Json = None, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Measure a clip: skating after GMD and Kimodo, contact after DIMOS, jerk. Compare with real clips, not with 0."""
-    from motion.metrics import evaluate
+    """Measure clips: skating after GMD and Kimodo, contact after DIMOS, jerk. Compare with real clips, not with 0.
+
+    With --reference the set of clips is also compared with real ones: Frechet distance beside that of real motion,
+    diversity, distance to the nearest window of the training. Dozens of clips of 2 s or more are wanted for that.
+    """
     from shared.numbers import write_numbers
 
-    motion = clip_of(clip, units=units, up=up, fps=source_fps, asf=asf, roles=roles_of(role), rest_frame=rest_frame)
-    numbers = evaluate(motion, floor)
-    for name, value in numbers.items():
-        typer.echo(f"{name:20}{value:.4g}")
+    paths = clip_paths(clips)
+    options: dict[str, Any] = {"units": units, "up": up, "fps": source_fps, "asf": asf, "rest_frame": rest_frame}
+    motions = [clip_of(path, **options, roles=roles_of(role)) for path in paths]
+    names = [path.name for path in paths]
+    numbers = measured(motions, names, floor)
+    if reference is not None:
+        numbers |= compared(motions, names, reference, encoder, held_out, seed=seed, quiet=quiet)
+    show_numbers(numbers)
     if json is not None:
         write_numbers(json, numbers)
 

@@ -31,7 +31,7 @@ def collect(
     from shared.files import refuse_existing
     from shared.numbers import write_numbers
 
-    _require_safetensors(output)
+    require_safetensors(output)
     refuse_existing(output, overwrite=overwrite)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what was guessed; `fewstep motion info` tells it
@@ -75,7 +75,7 @@ def train(
     from shared.progress import training_bar
     from shared.training_run import CHECKPOINT
 
-    _require_safetensors(output)
+    require_safetensors(output)
     for path in (output, output.with_suffix(".md")):
         refuse_existing(path, overwrite=overwrite)
         require_writable(path)
@@ -171,6 +171,11 @@ def _actions(given: list[str], fps: float) -> list[str]:
     return found
 
 
-def _require_safetensors(output: Path) -> None:
+def require_safetensors(output: Path) -> None:
+    """Refuse another suffix.
+
+    Raises:
+        InputError: the path does not end in .safetensors.
+    """
     if output.suffix != ".safetensors":
         raise InputError(output, found=f"the suffix {output.suffix!r}", expected=".safetensors", fix="Rename it.")

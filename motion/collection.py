@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Collection as Names
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +61,11 @@ class Clip:
     def stem(self) -> str:
         """Return the name of the file that this and its variants are from."""
         return self.name.partition(" ")[0]
+
+    @property
+    def backwards(self) -> bool:
+        """Return whether its time runs against that of the recording."""
+        return "reversed" in self.name.split(" ")[1:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +163,7 @@ def read_for(path: Path, body: Body, skeleton: Skeleton, fps: float) -> Motion:
         warnings.simplefilter("ignore")  # of what was guessed; `fewstep motion info` tells it
         motion = read_clip(path)
     found = motion.skeleton
-    if found.rest is None and found.names == skeleton.names and _apart(found, skeleton) < SAME:
+    if found.rest is None and same_body(found, skeleton):
         motion = replace(motion, skeleton=replace(found, rest=skeleton.rest))
     motion = retargeted(motion.resampled(fps), body.skeleton)
     return body.decode(body.encode(motion), fps)
@@ -174,6 +180,48 @@ def variants(motion: Motion, body: Body, name: str) -> list[tuple[str, Tensor, T
     if motion.skeleton.sided:
         found += [(f"{title} mirrored", mirrored(part), labels) for title, part, labels in found]
     return [(title, body.encode(part).float(), labels) for title, part, labels in found]
+
+
+def real_clips(
+    collection: Collection, frames: int, held_out: Names[str] = (), *, only_held_out: bool = False
+) -> list[Clip]:
+    """Return the recordings of at least `frames` frames and their mirror images.
+
+    Args:
+        collection: the clips.
+        frames: fewest.
+        held_out: names of files, without suffix, that are left out, or that alone are taken.
+        only_held_out: the latter.
+
+    Raises:
+        InputError: a file is not there, or nothing is left to take.
+    """
+    if unknown := set(held_out) - {clip.stem for clip in collection.clips}:
+        raise InputError(
+            "held-out clips", found=", ".join(sorted(unknown)), expected="names of clips of the collection",
+            fix="Correct the names, or collect those clips too.",
+        )  # fmt: skip
+    clips = [
+        clip
+        for clip in collection.clips
+        if not clip.backwards and (clip.stem in held_out) == only_held_out and len(clip.features) >= frames
+    ]
+    if not clips and not only_held_out:
+        raise InputError(
+            "clips", found=f"none of {frames} frames or more", expected="at least one", fix="Collect more clips."
+        )
+    return clips
+
+
+def recorded(clips: Sequence[Clip], fps: float) -> dict[str, dict[str, float]]:
+    """Return number and length, s, of the recordings among clips, by "folder: licence"; variants do not count."""
+    found: dict[str, dict[str, float]] = {}
+    for clip in clips:
+        if clip.name == clip.stem:
+            entry = found.setdefault(f"{clip.source.partition('/')[0]}: {clip.licence}", {"clips": 0, "s": 0.0})
+            entry["clips"] += 1
+            entry["s"] = round(entry["s"] + len(clip.features) / fps, 1)
+    return found
 
 
 def save_collection(path: str | os.PathLike[str], collection: Collection, *, overwrite: bool = False) -> None:
@@ -235,8 +283,9 @@ def _ways(actions: Tensor, around: int, frames: int) -> list[tuple[int, int]]:
     return found
 
 
-def _apart(first: Skeleton, second: Skeleton) -> float:
-    return float((first.offsets - second.offsets).norm(dim=-1).max())
+def same_body(first: Skeleton, second: Skeleton) -> bool:
+    """Return whether two skeletons have the same joints, and offsets within a millimetre."""
+    return first.names == second.names and float((first.offsets - second.offsets).norm(dim=-1).max()) < SAME
 
 
 def _licences(folder: Path) -> dict[Path, str]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from motion.actions import ACTION, ACTIONS
 from motion.anatomy import anatomy_of
-from motion.collection import Collection
+from motion.collection import Collection, recorded
 from motion.config import MotionConfig, Settings
 from motion.files import save_model
 from motion.network import MotionTransformer
@@ -249,12 +249,6 @@ class MotionTrainer:
         """Return what was trained on what and how, JSON types."""
         settings = self.settings
         trained = {clip.source: clip for clip in self.source.clips}
-        licences: dict[str, dict[str, float]] = {}
-        for clip in self.source.clips:
-            if clip.name == clip.stem:
-                entry = licences.setdefault(f"{clip.source.partition('/')[0]}: {clip.licence}", {"clips": 0, "s": 0.0})
-                entry["clips"] += 1
-                entry["s"] = round(entry["s"] + len(clip.features) / self.collection.fps, 1)
         return {
             "name": settings.name,
             "steps": self.step,
@@ -267,7 +261,7 @@ class MotionTrainer:
             "parameters": sum(value.numel() for value in self.network.parameters()),
             "clips": len(trained),
             "held_out": list(settings.held_out),
-            "data": licences,
+            "data": recorded(self.source.clips, self.collection.fps),
             "action_seconds": self.collection.seconds(),
             "losses": self.facts["losses"],
             "foot_heights_m": self._foot_heights(),

@@ -63,6 +63,8 @@ def test_evaluate_writes_the_numbers_that_it_prints(clip, tmp_path):
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert {"skating_gmd", "skating_kimodo", "contact_score", "jerk_mean"} <= set(numbers)
     assert f"{'jerk_mean':20}{numbers['jerk_mean']:.4g}" in result.output
+    assert numbers["frames"] == 40
+    assert "clips" not in numbers
 
 
 def test_view_writes_a_page_of_the_clip_in_its_scene(clip, tmp_path):
