@@ -57,6 +57,9 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Of a control branch: what it steers; default: CONFIG's.")
+    ] = None,
     export: Annotated[
         bool, typer.Option("--export", help="Write the weights of the last checkpoint and train no further.")
     ] = False,
@@ -66,11 +69,13 @@ def train(
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a model on collected clips; run again to go on after a stop. Writes OUTPUT and its card (.md)."""
+    """Train a model, or a control branch for one, on collected clips; run again to go on after a stop.
+
+    Writes OUTPUT and its card (.md).
+    """
     from motion.card import write_card
     from motion.collection import load_collection
-    from motion.training import MotionTrainer, MotionTraining
-    from shared.config import load_config
+    from motion.recipes import read_recipe, trainer_of
     from shared.devices import resolve_device
     from shared.files import refuse_existing, require_writable
     from shared.progress import training_bar
@@ -80,11 +85,11 @@ def train(
     for path in (output, output.with_suffix(".md")):
         refuse_existing(path, overwrite=overwrite)
         require_writable(path)
-    settings = load_config(config, MotionTraining)
+    settings = read_recipe(config, base)
     folder = work or output.with_suffix("")
     if export and not (folder / CHECKPOINT).is_file():
         raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
-    trainer = MotionTrainer(settings, load_collection(data), folder, device=resolve_device(device))
+    trainer = trainer_of(settings, load_collection(data), folder, device=resolve_device(device))
     with training_bar(settings.name, settings.steps, trainer.step, hidden=quiet or export) as tell:
         trainer.run(stop_at=0 if export else steps, tell=tell)
     trainer.export(output, half=half, origin={"collection": data.name})

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,6 +85,25 @@ class MotionTraining(Settings):
     seed: NonNegativeInt = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Guess:
+    """What a network made of noisy windows, (N, F, ...).
+
+    Attributes:
+        estimate: of the clean features, normalised, the given ones as they are.
+        x0: the clean ones.
+        given: bool, features that are known.
+        made: where the joints are, m, by the estimate.
+        real: where they are.
+    """
+
+    estimate: Tensor
+    x0: Tensor
+    given: Tensor
+    made: Tensor
+    real: Tensor
+
+
 class MotionTrainer:
     """A training in progress; it goes on where the folder's checkpoint stopped.
 
@@ -114,15 +134,18 @@ class MotionTrainer:
         self.mean, self.spread = (part.to(self.device) for part in self._statistics())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.network = MotionTransformer(settings.model, self.body.size)
-        self.network.to(self.device)
+            self.network = self.new_network()
         self.process = settings.model.process()
         self.average = AveragedWeights(self.network, settings.average)
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
+        self.weights = {
+            "features": 1.0, "positions": settings.position_weight, "velocities": settings.velocity_weight,
+            "rests": settings.rest_weight,
+        }  # fmt: skip
         digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
-        digest.update(collection.fingerprint.encode())
+        digest.update(self.identity().encode())
         self.facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "fingerprint": digest.hexdigest(), "losses": {}}
         path = self.folder / CHECKPOINT
         if path.is_file():
@@ -135,23 +158,34 @@ class MotionTrainer:
         """Return the number of steps made."""
         return int(self.facts["step"])
 
+    def new_network(self) -> torch.nn.Module:
+        """Return what learns, at its start; numbers are drawn from torch's generator."""
+        return MotionTransformer(self.settings.model, self.body.size).to(self.device)
+
+    def identity(self) -> str:
+        """Return what, beside the settings, decides the training: a checkpoint fits no other."""
+        return self.collection.fingerprint
+
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the features over windows of the longest length."""
-        drawn = self.source.draw(
-            STATISTICS_WINDOWS, self.settings.model.frames[1],
-            np.random.default_rng(np.random.SeedSequence([self.settings.seed, 2**32 - 1])),
-        )  # fmt: skip
+        drawn = self.source.draw(STATISTICS_WINDOWS, self.settings.model.frames[1], self._for_statistics())
         frames = drawn.features[drawn.valid]
         return frames.mean(0), frames.std(0).clamp(min=LEAST)
 
+    def _for_statistics(self) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence([self.settings.seed, 2**32 - 1]))
+
     def losses(self, windows: Windows, source: np.random.Generator, network: torch.nn.Module) -> dict[str, Tensor]:
-        """Return the four losses of windows, differentiable; levels and noise are drawn from `source`."""
-        settings, body, fps = self.settings, self.body, self.settings.model.fps
-        truth = windows.features
+        """Return the losses of windows, differentiable; everything random is drawn from `source`."""
+        return self.compared(windows, self.guessed(windows, source, network))
+
+    def guessed(self, windows: Windows, source: np.random.Generator, network: Callable[..., Tensor]) -> Guess:
+        """Return what a network makes of windows; levels and noise are drawn from `source`."""
+        truth, body = windows.features, self.body
         x0 = (truth - self.mean) / self.spread
         noise = torch.from_numpy(source.standard_normal(x0.shape, np.float32)).to(self.device)
         level = torch.from_numpy(source.uniform(self.process.t_min, 1, len(x0))).to(self.device)
-        told = torch.from_numpy(source.random(len(x0)) >= settings.unlabelled).to(self.device)
+        told = torch.from_numpy(source.random(len(x0)) >= self.settings.unlabelled).to(self.device)
         actions = torch.where(told[:, None], windows.actions, ACTION["any"])
         given = windows.known[..., body.groups.to(self.device)]
         x = torch.where(given, x0, self.process.add_noise(x0, noise, level))
@@ -159,20 +193,24 @@ class MotionTrainer:
             x, self.process.network_time(level), actions=actions, known=windows.known, visible=windows.valid[:, None]
         )
         estimate = torch.where(given, x0, estimate)
-        free = (windows.valid[..., None] & ~given).sum().clamp(min=1)
-        error = ((estimate - x0) ** 2 * windows.valid[..., None]).sum() / free
         with torch.no_grad():
             real = body.positions(truth)
-        made = body.positions(estimate * self.spread + self.mean)
+        return Guess(estimate, x0, given, body.positions(estimate * self.spread + self.mean), real)
+
+    def compared(self, windows: Windows, guess: Guess) -> dict[str, Tensor]:
+        """Return the four losses of the module's formula."""
+        made, real, fps = guess.made, guess.real, self.settings.model.fps
+        free = (windows.valid[..., None] & ~guess.given).sum().clamp(min=1)
+        error = ((guess.estimate - guess.x0) ** 2 * windows.valid[..., None]).sum() / free
         moved = (windows.valid[:, 1:] & windows.valid[:, :-1])[..., None]
         made_speed, real_speed = (positions.diff(dim=1) * fps for positions in (made, real))
-        feet = list(body.feet)
-        rests = truth[:, 1:, -len(feet) :] * truth[:, :-1, -len(feet) :] * moved
+        feet = list(self.body.feet)
+        rests = windows.features[..., -len(feet) :]
         return {
             "features": error,
             "positions": _mean_square((made - made[:, :, :1]) - (real - real[:, :, :1]), windows.valid[..., None]),
             "velocities": _mean_square(made_speed - real_speed, moved),
-            "rests": _mean_square(made_speed[:, :, feet], rests),
+            "rests": _mean_square(made_speed[:, :, feet], rests[:, 1:] * rests[:, :-1] * moved),
         }
 
     def train_step(self) -> dict[str, float]:
@@ -185,12 +223,7 @@ class MotionTrainer:
         shortest, longest = settings.model.frames
         windows = self.source.draw(settings.batch, int(source.integers(shortest, longest + 1)), source)
         losses = self.losses(windows.to(self.device), source, self.network)
-        total = (
-            losses["features"]
-            + settings.position_weight * losses["positions"]
-            + settings.velocity_weight * losses["velocities"]
-            + settings.rest_weight * losses["rests"]
-        )
+        total = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_gradient)
         self.optimiser.step()
@@ -209,7 +242,7 @@ class MotionTrainer:
             raise InputError("held_out", found="no clip", expected="at least one", fix="Name some.")
         source = np.random.default_rng(np.random.SeedSequence([self.settings.seed, 2**32 - 2]))
         windows = self.held_out.draw(HELD_OUT_WINDOWS, self.settings.model.frames[1], source)
-        network = MotionTransformer(self.settings.model, self.body.size).to(self.device)
+        network = self.new_network()
         network.load_state_dict(self.average.average)
         return float(self.losses(windows.to(self.device), source, network)["features"])
 
@@ -236,6 +269,13 @@ class MotionTrainer:
             half: store the network in float16.
             origin: more facts, such as the name of the collection.
         """
+        facts = self.training_facts() | dict(origin or {})
+        statistics = (self.mean, self.spread)
+        save_model(path, self.settings.model, self.body, self.average.average, statistics, facts, half=half)
+        return facts
+
+    def training_facts(self) -> dict[str, Any]:
+        """Return what was trained on what and how, JSON types."""
         settings = self.settings
         trained = {clip.source: clip for clip in self.source.clips}
         licences: dict[str, dict[str, float]] = {}
@@ -244,7 +284,7 @@ class MotionTrainer:
                 entry = licences.setdefault(f"{clip.source.partition('/')[0]}: {clip.licence}", {"clips": 0, "s": 0.0})
                 entry["clips"] += 1
                 entry["s"] = round(entry["s"] + len(clip.features) / self.collection.fps, 1)
-        facts = {
+        return {
             "name": settings.name,
             "steps": self.step,
             "of_steps": settings.steps,
@@ -259,11 +299,7 @@ class MotionTrainer:
             "data": licences,
             "action_seconds": self.collection.seconds(),
             "losses": self.facts["losses"],
-            **(origin or {}),
         }
-        statistics = (self.mean, self.spread)
-        save_model(path, settings.model, self.body, self.average.average, statistics, facts, half=half)
-        return facts
 
 
 def _mean_square(difference: Tensor, weight: Tensor) -> Tensor:
