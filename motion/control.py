@@ -99,6 +99,16 @@ class Points:
         """Return the places (..., P, 3) of the points, of those (..., J, 3) of the joints."""
         return torch.stack([positions[..., list(joints), :].mean(-2) for joints in self.joints], -2)
 
+    def index(self, name: str) -> int:
+        """Return the place of a point among them.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        if name not in self.names:
+            raise InputError("hint", found=name, expected=f"one of {', '.join(self.names)}", fix="Correct the name.")
+        return self.names.index(name)
+
     def told(self, hints: Sequence[Hint], frames: int) -> Told:
         """Return the hints of one window of F frames, N = 1; of two for the same place the later counts.
 
