@@ -3,8 +3,8 @@
     python -m benchmarks.motion_keyframes BRANCH.safetensors --data clips.safetensors --windows 24 --json keyframes.json
 
 Windows of held-out clips; of each, one point (they take turns) is hinted at five frames where the clip had it, and one
-motion is drawn with the clip's actions, from the same noise by both. "history" rows know the first ten frames too. GMD's
-errors (`motion.metrics.keyframe_errors`); jerk beside that of the clips; seconds of CPU time a call, one window.
+motion is drawn with the clip's actions, from the same noise by both. "history" rows know the first ten frames too.
+GMD's errors (`motion.metrics.keyframe_errors`); jerk beside that of the clips; seconds of CPU time a call, one window.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@
 | actions, features, collection, windows | what a body does in each frame; motions as numbers; clips to train on |
 | config, network, training, files | a transformer over frames, and its weights |
 | model | `draw`: motions from noise, with some of them known |
-| control, control_training, control_files | a branch on the frozen network that hears hints: places of hands, feet, pelvis |
+| control, control_training, control_files | a branch on the frozen network that hears hints: places of joints |
 | recipes | which training a configuration describes |
 | viewer | one HTML file that plays a motion in its scene |
 
