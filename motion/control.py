@@ -1,13 +1,15 @@
 r"""A branch that steers a frozen motion transformer to hints: places of points of the body in some frames.
 
-    h^0 = tokens of the base,   c^0_k = h^0_k + MLP(hints of frame k) where it has any
+    h^0 = tokens of the base,   c^0_k = h^0_k + MLP(p_k, n_k, m_k)
     c^j = block_j(c^(j-1)),     h after the base's block (j + 1) L / l - 1:  h <- h + Z_j c^j,   j = 0 ... l - 1
 
 with blocks that start as copies of the base's first l of L and linear maps Z_j that start at zero: at first, and for
 windows without hints always, the result is the base's. Each coordinate of a hint has a flag that says whether it is
 told, so that 0 is a place like any other and a waypoint on the floor tells no height.
 
-The MLP sees places in units of their spread over the training's windows, 0 where not told, and the flags.
+Of each coordinate of each point the MLP sees the flag m_k, the place p_k, in units of its spread over the training's
+windows and on a straight line between two hints, and how near in time the nearest hint is, n_k (`filled`). So all frames
+know of hints around them from the start, where OmniControl's frames without hints wait for attention to tell them.
 
 References:
     Zhang et al., Adding Conditional Control to Text-to-Image Diffusion Models, 2023 (copy and zero maps).
@@ -39,6 +41,9 @@ POINTS: dict[str, tuple[str, ...]] = {
     **{role: (role,) for role in ("hips", "chest", "head")},
     **{f"{side}_{limb}": (f"{side}_{limb}",) for limb in ("hand", "elbow", "knee", "ankle", "toe") for side in SIDES},
 }
+
+
+NEAR = 0.5  # s
 
 
 def _known_points(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -166,9 +171,13 @@ class ControlBranch(nn.Module):
             )  # fmt: skip
         self.register_buffer("mean", mean)
         self.register_buffer("spread", spread)
+        self.fps = base.fps
         self.enter = nn.Sequential(
-            nn.Linear(6 * len(config.points), base.width), nn.GELU(), nn.Linear(base.width, base.width)
+            nn.Linear(9 * len(config.points), base.width), nn.GELU(), nn.Linear(base.width, base.width)
         )
+        # One hinted point among many that are not must speak as loud as the base's tokens, or it is learned slowly.
+        nn.init.normal_(self.enter[0].weight, std=0.5)
+        nn.init.normal_(self.enter[2].weight, std=2 / base.width**0.5)
         self.blocks = nn.ModuleList(Block(base) for _ in range(config.depth))
         self.leave = nn.ModuleList(nn.Linear(base.width, base.width) for _ in range(config.depth))
         for back in self.leave.parameters():
@@ -180,10 +189,32 @@ class ControlBranch(nn.Module):
             own.load_state_dict(theirs.state_dict())
 
     def tokens(self, told: Told) -> Tensor:
-        """Return what the hints add to the tokens, (N, F, width): zero in frames without any."""
-        places = torch.where(told.flags, (told.places - self.mean) / self.spread, 0.0)
-        seen = torch.cat([places, told.flags.to(places)], -1).flatten(-2)
-        return self.enter(seen) * told.flags.flatten(-2).any(-1, keepdim=True)
+        """Return what the hints add to the tokens, (N, F, width)."""
+        places, nearness = filled(told, self.fps)
+        seen = torch.where(nearness > 0, (places - self.mean) / self.spread, 0.0)
+        tokens: Tensor = self.enter(torch.cat([seen, nearness, told.flags.to(seen)], -1).flatten(-2))
+        return tokens
+
+
+def filled(told: Told, fps: float) -> tuple[Tensor, Tensor]:
+    """Return places (N, F, P, 3) with those between hints on straight lines, and how near in time a hint is.
+
+    Before the first hint of a coordinate and after its last one it stays. Nearness is exp(-s / `NEAR`) of the seconds s
+    to the next hint on either side, and 0 where the coordinate is never told.
+    """
+    frames = told.flags.shape[1]
+    index = torch.arange(frames, device=told.flags.device)[:, None, None].expand(told.flags.shape)
+    before = torch.where(told.flags, index, -1).cummax(1).values
+    after = torch.where(told.flags, index, frames).flip(1).cummin(1).values.flip(1)
+    ever = (before >= 0) | (after < frames)
+    before, after = torch.where(before < 0, after, before), torch.where(after < frames, after, before)
+    # Coordinates that are never told look at a frame that exists, and count for nothing.
+    before, after = before.clamp(0, frames - 1), after.clamp(0, frames - 1)
+    places = torch.where(told.flags, told.places, 0.0)
+    share = ((index - before) / (after - before).clamp(min=1)).clamp(0, 1).to(places)
+    line = torch.lerp(places.gather(1, before), places.gather(1, after), share)
+    seconds = torch.minimum((index - before).abs(), (after - index).abs()) / fps
+    return line, torch.exp(-seconds / NEAR).to(places) * ever
 
 
 class ControlledTransformer(nn.Module):
