@@ -8,8 +8,8 @@ windows without hints always, the result is the base's. Each coordinate of a hin
 told, so that 0 is a place like any other and a waypoint on the floor tells no height.
 
 Of each coordinate of each point the MLP sees the flag m_k, the place p_k, in units of its spread over the training's
-windows and on a straight line between two hints, and how near in time the nearest hint is, n_k (`filled`). So all frames
-know of hints around them from the start, where OmniControl's frames without hints wait for attention to tell them.
+windows and on a straight line between two hints, and how near in time the nearest hint is, n_k (`filled`). So all
+frames know of hints around them from the start, where OmniControl's frames without hints wait for attention.
 
 References:
     Zhang et al., Adding Conditional Control to Text-to-Image Diffusion Models, 2023 (copy and zero maps).
