@@ -172,12 +172,11 @@ class ControlBranch(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("spread", spread)
         self.fps = base.fps
-        self.enter = nn.Sequential(
-            nn.Linear(9 * len(config.points), base.width), nn.GELU(), nn.Linear(base.width, base.width)
-        )
+        first, last = nn.Linear(9 * len(config.points), base.width), nn.Linear(base.width, base.width)
         # One hinted point among many that are not must speak as loud as the base's tokens, or it is learned slowly.
-        nn.init.normal_(self.enter[0].weight, std=0.5)
-        nn.init.normal_(self.enter[2].weight, std=2 / base.width**0.5)
+        nn.init.normal_(first.weight, std=0.5)
+        nn.init.normal_(last.weight, std=2 / base.width**0.5)
+        self.enter = nn.Sequential(first, nn.GELU(), last)
         self.blocks = nn.ModuleList(Block(base) for _ in range(config.depth))
         self.leave = nn.ModuleList(nn.Linear(base.width, base.width) for _ in range(config.depth))
         for back in self.leave.parameters():
