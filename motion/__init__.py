@@ -18,6 +18,7 @@
 | encoder, encoder_training | features of windows, in which sets of motions are compared |
 | distribution, nearest | `compare`: Frechet distance beside that of real motion, diversity, copies of the training |
 | model | `draw`: motions from noise, with some of them known |
+| control, control_training, control_files | a branch on the frozen network that hears hints: places of joints |
 | recipes | which training a configuration describes |
 | streaming | endless motion, block after block, told what to do while it runs |
 | viewer | one HTML file that plays a motion in its scene |

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shared.errors import InputError
 from shared.options import Device, Json, Overwrite, Quiet, Seed
+
+if TYPE_CHECKING:
+    from motion.goals import Hint
+    from motion.model import MotionModel
 
 
 def collect(
@@ -57,6 +61,9 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Of a control branch: what it steers; default: CONFIG's.")
+    ] = None,
     export: Annotated[
         bool, typer.Option("--export", help="Write the weights of the last checkpoint and train no further.")
     ] = False,
@@ -66,7 +73,10 @@ def train(
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a model on collected clips; run again to go on after a stop. Writes OUTPUT and its card (.md)."""
+    """Train a model, or a control branch for one, on collected clips; run again to go on after a stop.
+
+    Writes OUTPUT and its card (.md).
+    """
     from motion.card import write_card
     from motion.collection import load_collection
     from motion.recipes import read_recipe, trainer_of
@@ -79,7 +89,7 @@ def train(
     for path in (output, output.with_suffix(".md")):
         refuse_existing(path, overwrite=overwrite)
         require_writable(path)
-    settings = read_recipe(config)
+    settings = read_recipe(config, base)
     folder = work or output.with_suffix("")
     if export and not (folder / CHECKPOINT).is_file():
         raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
@@ -98,6 +108,13 @@ def draw(
         typer.Option(metavar="ACTION:SECONDS", help="What to do and how long; repeat for what comes next."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help=".bvh, or .glb with its animation.")],
+    hint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="POINT:SECONDS:X,Y[,Z]",
+            help="Where a point of the body should be, m, seen from the first frame; repeat. Needs a control branch.",
+        ),
+    ] = None,
     calls: Annotated[int, typer.Option(min=1, help="Of the network.")] = 20,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -116,8 +133,10 @@ def draw(
     refuse_existing(output, overwrite=overwrite)
     loaded = load_model(model, resolve_device(device))
     actions = _actions(action, loaded.config.fps)
+    hints = [_hint(text, loaded) for text in hint or ()]
     generator = torch.Generator().manual_seed(seed)
-    write_clip(output, draw(loaded, actions, len(actions), calls=calls, generator=generator)[0], overwrite=overwrite)
+    drawn = draw(loaded, actions, len(actions), hints=hints, calls=calls, generator=generator)[0]
+    write_clip(output, drawn, overwrite=overwrite)
     typer.echo(str(output))
 
 
@@ -169,6 +188,29 @@ def _actions(given: list[str], fps: float) -> list[str]:
             raise InputError("--action", found=repr(text), expected="ACTION:SECONDS", fix="Such as walk:2.5.")
         found += [name] * count
     return found
+
+
+def _hint(text: str, model: MotionModel) -> Hint:
+    """Return the hint that a text tells."""
+    import torch
+
+    from motion.control import ControlledModel
+    from motion.goals import Hint
+
+    if not isinstance(model, ControlledModel):
+        raise InputError(
+            "--hint", found="a model that hears no hints", expected="a control branch's file as the model",
+            fix="Train one: fewstep motion train motion/control_small.",
+        )  # fmt: skip
+    try:
+        name, seconds, place = text.split(":")
+        target = torch.tensor([[float(value) for value in place.split(",")]])
+        frame = torch.tensor([round(float(seconds) * model.config.fps)])
+    except (ValueError, OverflowError):
+        raise InputError(
+            "--hint", found=repr(text), expected="POINT:SECONDS:X,Y[,Z]", fix="Such as left_hand:1.5:0.2,0.4,1.3."
+        ) from None
+    return Hint(model.points.joints[model.points.index(name)], frame, target, name=name)
 
 
 def require_safetensors(output: Path) -> None:

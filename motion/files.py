@@ -163,5 +163,12 @@ def read_header(weights: Weights, kind: str, model: type[Config]) -> tuple[Confi
 
 
 def load_model(name: str | os.PathLike[str], device: torch.device | str = "cpu") -> MotionModel:
-    """Return the model of a file: `read_model(name).model(device)`."""
-    return read_model(name).model(device)
+    """Return the model of a file; of a control branch's, its base with it (`motion.control_files`).
+
+    Raises:
+        InputError: as `read_model`, or a branch whose base is not found or is another.
+    """
+    from motion.control_files import is_branch, read_branch
+    from shared.weights import load
+
+    return read_branch(name).model(device) if is_branch(load(name)) else read_model(name).model(device)

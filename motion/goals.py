@@ -57,6 +57,12 @@ class Hint:
             )  # fmt: skip
         _require_finite("hint", self.targets)
 
+    def seen_from(self, axes: Tensor, origin: Tensor) -> Hint:
+        """Return the hint as a window sees it that stands at `origin`, (3,) m, with `axes`, (3, 3), upright."""
+        size = self.targets.shape[-1]
+        axes, origin = axes[:size, :size].to(self.targets), origin[:size].to(self.targets)
+        return replace(self, targets=(self.targets - origin) @ axes)
+
     def cut(self, start: int, stop: int) -> Hint | None:
         """Return the hint in a window of frames, counted from its first; None where it has none there."""
         kept = (self.frames >= start) & (self.frames < stop)

@@ -6,7 +6,7 @@ they are. The network was trained so (`motion.windows.KNOWN`) and goes on from t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from motion.anatomy import anatomy_of
 from motion.clips import Motion
 from motion.config import MotionConfig
 from motion.features import GROUPS, PATH, Body
+from motion.goals import Hint
 from motion.network import MotionTransformer
 from shared.denoiser import Denoiser, NetworkDenoiser
 from shared.errors import InputError
@@ -107,7 +108,12 @@ class MotionModel:
         device: where to compute.
         foot_heights: (K,) m over the floor, of the joints of `Body.feet` when they rest; None for what the standing
             body tells.
+
+    Attributes:
+        hears_hints: whether hints change what the network makes (`motion.control.ControlledModel`).
     """
+
+    hears_hints = False
 
     def __init__(
         self, config: MotionConfig, body: Body, network: MotionTransformer, mean: Tensor, spread: Tensor,
@@ -139,19 +145,28 @@ class MotionModel:
         """
         return action_indices(actions, frames, self.config.actions)
 
-    def denoiser(self, actions: Tensor, known: Known | None = None) -> Denoiser:
+    def network_for(self, hints: Sequence[Hint], frames: int) -> Callable[..., Tensor]:
+        """Return the network for a window with hints; this one hears none of them."""
+        return self.network
+
+    def denoiser(self, actions: Tensor, known: Known | None = None, hints: Sequence[Hint] = ()) -> Denoiser:
         """Return the estimate of clean normalised features (N, F, D), with the known ones as they are.
 
         Args:
             actions: indices (F,) or (N, F).
             known: of the window; None for nothing.
+            hints: of the window, in its own axes; a model that does not hear them leaves them to guidance.
+
+        Raises:
+            InputError: a hint of a point that the model does not know, or of a frame outside the window.
         """
         actions = actions.to(self.device)
+        asked = self.network_for(hints, actions.shape[-1])
         groups = None if known is None else known.groups.to(self.device)
 
         def network(x: Tensor, time: Tensor) -> Tensor:
             given = None if groups is None else groups.expand(len(x), -1, -1)
-            estimate: Tensor = self.network(x, time, actions=actions.expand(x.shape[:2]), known=given)
+            estimate: Tensor = asked(x, time, actions=actions.expand(x.shape[:2]), known=given)
             return estimate
 
         denoiser = NetworkDenoiser(network, self.process, "sample")
@@ -174,6 +189,7 @@ def draw(
     *,
     count: int = 1,
     known: Known | None = None,
+    hints: Sequence[Hint] = (),
     calls: int = CALLS,
     grid: Grid | None = None,
     solver: Solver | None = None,
@@ -187,13 +203,14 @@ def draw(
         frames: F; windows of the training had `model.config.frames`.
         count: how many motions.
         known: what the motions must have.
+        hints: where points of the body should be, seen from the first frame; only a controlled model hears them.
         calls: of the network.
         grid: levels; None for `calls` trailing ones.
         solver: None for the exponential multistep one of order 2.
         generator: source of the noise; same seed, same motions.
 
     Raises:
-        InputError: unknown actions, or a known window of another length.
+        InputError: unknown actions, a known window of another length, or hints that the model does not know.
     """
     from shared.solvers.multistep import Multistep
 
@@ -202,7 +219,12 @@ def draw(
         raise InputError(
             "known", found=f"{len(known.groups)} frames", expected=f"{frames}, those to draw", fix="Make it for them."
         )
+    if hints and not model.hears_hints:
+        raise InputError(
+            "hints", found="a model that hears none", expected="one with a control branch",
+            fix="Give the branch's file as the model.",
+        )  # fmt: skip
     x = model.process.noise((count, frames, model.body.size), generator, device=model.device)
     levels = trailing_grid(model.process, calls) if grid is None else grid
-    drawn = sample(model.denoiser(table, known), x, levels, solver or Multistep(order=2), generator=generator)
+    drawn = sample(model.denoiser(table, known, hints), x, levels, solver or Multistep(order=2), generator=generator)
     return [model.motion(one) for one in drawn]

@@ -66,6 +66,15 @@ class MotionTransformer(nn.Module):
             known: which groups of features are known, (N, F, G) of 0 and 1; None for none.
             visible: (N or 1, F or 1, F) bool, which frames (last) a frame may look at; None for all.
         """
+        h, level, turn, mask = self.begin(x, time, actions=actions, known=known, visible=visible)
+        for block in self.blocks:
+            h = block(h, level, turn, mask)
+        return self.leave(self.norm(h))
+
+    def begin(
+        self, x: Tensor, time: Tensor, *, actions: Tensor, known: Tensor | None = None, visible: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor | None]:
+        """Return the tokens (N, F, width) before the first block, and what every block is told: level, turn, mask."""
         if known is None:
             known = x.new_zeros(*x.shape[:2], len(GROUPS))
         h = self.enter(torch.cat([x, known.to(x)], -1)) + self.action(actions)
@@ -73,12 +82,8 @@ class MotionTransformer(nn.Module):
         times = torch.stack([since, frames_left(actions)], -1).to(x) / self.fps
         angle = (times[..., None] * self.waves.to(x)).flatten(-2)
         h = h + self.clock(torch.cat([angle.sin(), angle.cos()], -1))
-        level = self.level(time.to(x))
         turn = rotary(x.shape[1], self.head_width, h)
-        mask = None if visible is None else visible[:, None]
-        for block in self.blocks:
-            h = block(h, level, turn, mask)
-        return self.leave(self.norm(h))
+        return h, self.level(time.to(x)), turn, None if visible is None else visible[:, None]
 
 
 class Block(nn.Module):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,6 +86,25 @@ class MotionTraining(Settings):
     seed: NonNegativeInt = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Guess:
+    """What a network made of noisy windows, (N, F, ...).
+
+    Attributes:
+        estimate: of the clean features, normalised, the given ones as they are.
+        x0: the clean ones.
+        given: bool, features that are known.
+        made: where the joints are, m, by the estimate.
+        real: where they are.
+    """
+
+    estimate: Tensor
+    x0: Tensor
+    given: Tensor
+    made: Tensor
+    real: Tensor
+
+
 class MotionTrainer:
     """A training in progress; it goes on where the folder's checkpoint stopped.
 
@@ -121,8 +141,12 @@ class MotionTrainer:
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
+        self.weights = {
+            "features": 1.0, "positions": settings.position_weight, "velocities": settings.velocity_weight,
+            "rests": settings.rest_weight,
+        }  # fmt: skip
         digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
-        digest.update(collection.fingerprint.encode())
+        digest.update(self.identity().encode())
         self.facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "fingerprint": digest.hexdigest(), "losses": {}}
         path = self.folder / CHECKPOINT
         if path.is_file():
@@ -139,6 +163,10 @@ class MotionTrainer:
         """Return what learns, at its start; numbers are drawn from torch's generator."""
         return MotionTransformer(self.settings.model, self.body.size).to(self.device)
 
+    def identity(self) -> str:
+        """Return what, beside the settings, decides the training: a checkpoint fits no other."""
+        return self.collection.fingerprint
+
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the features over windows of the longest length."""
         drawn = self.source.draw(STATISTICS_WINDOWS, self.settings.model.frames[1], self._for_statistics())
@@ -149,13 +177,16 @@ class MotionTrainer:
         return np.random.default_rng(np.random.SeedSequence([self.settings.seed, 2**32 - 1]))
 
     def losses(self, windows: Windows, source: np.random.Generator, network: torch.nn.Module) -> dict[str, Tensor]:
-        """Return the four losses of windows, differentiable; levels and noise are drawn from `source`."""
-        settings, body, fps = self.settings, self.body, self.settings.model.fps
-        truth = windows.features
+        """Return the losses of windows, differentiable; everything random is drawn from `source`."""
+        return self.compared(windows, self.guessed(windows, source, network))
+
+    def guessed(self, windows: Windows, source: np.random.Generator, network: Callable[..., Tensor]) -> Guess:
+        """Return what a network makes of windows; levels and noise are drawn from `source`."""
+        truth, body = windows.features, self.body
         x0 = (truth - self.mean) / self.spread
         noise = torch.from_numpy(source.standard_normal(x0.shape, np.float32)).to(self.device)
         level = torch.from_numpy(source.uniform(self.process.t_min, 1, len(x0))).to(self.device)
-        told = torch.from_numpy(source.random(len(x0)) >= settings.unlabelled).to(self.device)
+        told = torch.from_numpy(source.random(len(x0)) >= self.settings.unlabelled).to(self.device)
         actions = torch.where(told[:, None], windows.actions, ACTION["any"])
         given = windows.known[..., body.groups.to(self.device)]
         x = torch.where(given, x0, self.process.add_noise(x0, noise, level))
@@ -163,20 +194,24 @@ class MotionTrainer:
             x, self.process.network_time(level), actions=actions, known=windows.known, visible=windows.valid[:, None]
         )
         estimate = torch.where(given, x0, estimate)
-        free = (windows.valid[..., None] & ~given).sum().clamp(min=1)
-        error = ((estimate - x0) ** 2 * windows.valid[..., None]).sum() / free
         with torch.no_grad():
             real = body.positions(truth)
-        made = body.positions(estimate * self.spread + self.mean)
+        return Guess(estimate, x0, given, body.positions(estimate * self.spread + self.mean), real)
+
+    def compared(self, windows: Windows, guess: Guess) -> dict[str, Tensor]:
+        """Return the four losses of the module's formula."""
+        made, real, fps = guess.made, guess.real, self.settings.model.fps
+        free = (windows.valid[..., None] & ~guess.given).sum().clamp(min=1)
+        error = ((guess.estimate - guess.x0) ** 2 * windows.valid[..., None]).sum() / free
         moved = (windows.valid[:, 1:] & windows.valid[:, :-1])[..., None]
         made_speed, real_speed = (positions.diff(dim=1) * fps for positions in (made, real))
-        feet = list(body.feet)
-        rests = truth[:, 1:, -len(feet) :] * truth[:, :-1, -len(feet) :] * moved
+        feet = list(self.body.feet)
+        rests = windows.features[..., -len(feet) :]
         return {
             "features": error,
             "positions": mean_square((made - made[:, :, :1]) - (real - real[:, :, :1]), windows.valid[..., None]),
             "velocities": mean_square(made_speed - real_speed, moved),
-            "rests": mean_square(made_speed[:, :, feet], rests),
+            "rests": mean_square(made_speed[:, :, feet], rests[:, 1:] * rests[:, :-1] * moved),
         }
 
     def train_step(self) -> dict[str, float]:
@@ -189,12 +224,7 @@ class MotionTrainer:
         shortest, longest = settings.model.frames
         windows = self.source.draw(settings.batch, int(source.integers(shortest, longest + 1)), source)
         losses = self.losses(windows.to(self.device), source, self.network)
-        total = (
-            losses["features"]
-            + settings.position_weight * losses["positions"]
-            + settings.velocity_weight * losses["velocities"]
-            + settings.rest_weight * losses["rests"]
-        )
+        total = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_gradient)
         self.optimiser.step()
