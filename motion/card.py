@@ -21,6 +21,8 @@ def write_card(model: Path, *, overwrite: bool = False) -> Path:
     file = read_model(model)
     facts, config = file.training, file.config
     shortest, longest = config.frames
+    teacher = facts.get("teacher")
+    verb = f"train {facts['name']}" if teacher is None else f"distil {teacher['file']} --steps {facts['of_steps']}"
     lines = [
         f"# {model.stem}",
         "",
@@ -34,8 +36,15 @@ def write_card(model: Path, *, overwrite: bool = False) -> Path:
         f"- **Recipe**: {facts['steps']} of {facts['of_steps']} steps of AdamW, batch {facts['batch']}, rate "
         f"{facts['learning_rate']:g} falling along a half cosine, average of weights {facts['average']:g}, seed "
         f"{facts['seed']}, {facts['seconds']} s.",
-        f"- **Command**: `fewstep motion train {facts['name']} --data {facts.get('collection', 'CLIPS')} "
-        f"-o {model.name}`",
+        *(
+            []
+            if teacher is None
+            else [
+                f"- **Teacher**: `{teacher['file']}`, sha256 {teacher['sha256']}; one call goes where its DDIM of "
+                f"{teacher['calls']} calls ends."
+            ]
+        ),
+        f"- **Command**: `fewstep motion {verb} --data {facts.get('collection', 'CLIPS')} -o {model.name}`",
         "",
         "## Data",
         "",

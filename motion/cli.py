@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from motion.cli_models import collect, draw, train
+from motion.cli_models import collect, distil, draw, train
 from shared.errors import InputError
 from shared.options import Json, Overwrite
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from motion.clips import Motion
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-for command in (collect, train, draw):
+for command in (collect, train, distil, draw):
     app.command()(command)
 
 Clip = Annotated[Path, typer.Argument(metavar="CLIP", help=".bvh, .amc or DeepMimic's .json, with or without .gz.")]

@@ -147,7 +147,15 @@ class MotionModel:
         Args:
             actions: indices (F,) or (N, F).
             known: of the window; None for nothing.
+
+        Raises:
+            InputError: a known window of another length.
         """
+        if known is not None and len(known.groups) != (frames := actions.shape[-1]):
+            raise InputError(
+                "known", found=f"{len(known.groups)} frames", expected=f"{frames}, those to draw",
+                fix="Make it for them.",
+            )  # fmt: skip
         actions = actions.to(self.device)
         groups = None if known is None else known.groups.to(self.device)
 
@@ -200,10 +208,6 @@ def draw(
     from shared.solvers.multistep import Multistep
 
     table = model.action_table(actions, frames)
-    if known is not None and len(known.groups) != frames:
-        raise InputError(
-            "known", found=f"{len(known.groups)} frames", expected=f"{frames}, those to draw", fix="Make it for them."
-        )
     x = model.process.noise((count, frames, model.body.size), generator, device=model.device)
     levels = trailing_grid(model.process, calls) if grid is None else grid
     drawn = sample(model.denoiser(table, known), x, levels, solver or Multistep(order=2), generator=generator)
