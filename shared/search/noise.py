@@ -9,7 +9,7 @@ like noise. Two ways to hold it there:
 | way | what |
 | --- | --- |
 | sphere | z moves along the sphere it was drawn on, whose radius is about sqrt(dim): a step along it, then back to it |
-| decorrelation | R(z) = sum over scales of mean(z_k z_{k+1})^2 along one axis, pairs averaged from scale to scale (DNO) |
+| decorrelation | R(z) = sum over scales of mean(z_k z_{k+1})^2 along an axis, pairs averaged from scale to scale (DNO) |
 
 With a one-call student S is one network call, and a step costs one call and its gradient (DITTO-2); with a sampler of k
 calls it costs k. `search_noise` returns the best of all it has seen, and stops with samples whose loss is 0.
@@ -150,7 +150,8 @@ def search_noise(sampler: Sampler, loss: Loss, noise: Tensor, settings: NoiseSea
         (gradient,) = torch.autograd.grad(total, z)
         if settings.sphere:
             # Along the sphere only: Adam would turn what points off it into steps along it.
-            gradient = gradient - (gradient * z.detach()).flatten(1).sum(1).reshape(radius.shape) / radius**2 * z.detach()
+            outward = z.detach() / radius
+            gradient = gradient - (gradient * outward).flatten(1).sum(1).reshape(radius.shape) * outward
         z.grad = gradient / _norm(gradient).clamp_min(TINY)
         optimiser.param_groups[0]["lr"] = settings.rate * rate_share(step, settings.steps, settings.warm_up)
         optimiser.step()
@@ -163,8 +164,8 @@ def search_noise(sampler: Sampler, loss: Loss, noise: Tensor, settings: NoiseSea
 def correlation(z: Tensor, axis: int = 1) -> Tensor:
     """Return R of each sample, (N,), along an axis that is closed to a ring.
 
-    R = sum over scales of mean(z_k z_{k+1})^2, the mean over all numbers of the sample. From one scale to the next, pairs
-    are averaged, until two are left.
+    R = sum over scales of mean(z_k z_{k+1})^2, the mean over all numbers of the sample. From one scale to the next,
+    pairs are averaged, until two are left.
     """
     z = z.movedim(axis, -1)
     total = z.new_zeros(len(z))
