@@ -9,7 +9,7 @@ like noise. Two ways to hold it there:
 | way | what |
 | --- | --- |
 | sphere | z moves along the sphere it was drawn on, whose radius is about sqrt(dim): a step along it, then back to it |
-| decorrelation | R(z) = sum over scales of mean(z_k z_{k+1})^2 along an axis, pairs averaged from scale to scale (DNO) |
+| decorrelation | R(z) = sum over scales of mean(z_k z_{k+1})^2 along an axis, pairs averaged by scale (DNO) |
 
 With a one-call student S is one network call, and a step costs one call and its gradient (DITTO-2); with a sampler of k
 calls it costs k. `search_noise` returns the best of all it has seen, and stops with samples whose loss is 0.
