@@ -6,8 +6,9 @@ Windows of 90 frames of clips that the model has not seen, with their actions to
 both hands at their places in five frames; `path`, the pelvis along its recorded way, on time (windows of 1 m and more).
 The energy is `motion.energies.Objective` with its usual weights. A budget is calls of the network with their gradient,
 of one motion: a sampler of k calls makes budget / k steps. E at 0: of motions as they are drawn. error: mean distance,
-cm, of keyframes, or of the pelvis to where it should be on the path. radius and R: of the noise, in units of what noise
-has. decoded: error when the base's DDIM of 10 calls starts from the noise found. s: of the processor, a motion.
+cm, of keyframes, or of the pelvis to where it should be on the path. strange: how badly the base denoises the motion
+from t = 0.3, E |D - x_0|^2, in units of that of the recorded windows. radius and R: of the noise, in units of what
+noise has. decoded: error when the base's DDIM of 10 calls starts from the noise found. s: of the processor, a motion.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Task:
     """A recorded window and what is asked of motions for it."""
 
     name: str
+    features: Tensor
     actions: Tensor
     objective: Objective
     wanted: Tensor  # (K, joints, 2 or 3) m, at frames
@@ -84,12 +86,33 @@ def tasks(model: MotionModel, source: WindowSource, anatomy: Anatomy, count: int
         hints = tuple(Hint((joint,), at, positions[one, at, joint], name="keyframe") for joint in joints)
         goals = Goals(FRAMES, FPS, hints=hints)
         places = positions[one, at][:, list(joints)]
-        found.append(Task("keyframes", drawn.actions[one], Objective(goals, anatomy), places, at, joints))
+        found.append(
+            Task("keyframes", drawn.features[one], drawn.actions[one], Objective(goals, anatomy), places, at, joints)
+        )
         along = torch.cat([torch.zeros(1), travelled[one].cumsum(0)])
         goals = Goals(FRAMES, FPS, follows=(Follow(anatomy.pelvis, 0, pelvis[one], along),))
         places, every = pelvis[one][:, None], torch.arange(FRAMES)
-        found.append(Task("path", drawn.actions[one], Objective(goals, anatomy), places, every, anatomy.pelvis))
+        found.append(
+            Task(
+                "path",
+                drawn.features[one],
+                drawn.actions[one],
+                Objective(goals, anatomy),
+                places,
+                every,
+                anatomy.pelvis,
+            )
+        )
     return found
+
+
+def strange(base: MotionModel, actions: Tensor, features: Tensor) -> float:
+    """Return E |D(x_t, t) - x_0|^2 of normalised features (N, F, D) at t = 0.3, the noise always the same."""
+    x0 = base.normalised(features)
+    noise = torch.randn(8, *x0.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        errors = [base.denoiser(actions)(base.process.add_noise(x0, one, 0.3), 0.3) - x0 for one in noise]
+    return float(torch.stack(errors).square().mean())
 
 
 def run(model: MotionModel, base: MotionModel, task: Task, calls: int, settings: NoiseSearch, seed: int) -> dict:
@@ -106,18 +129,20 @@ def run(model: MotionModel, base: MotionModel, task: Task, calls: int, settings:
     seconds = (time.process_time() - begin) / len(noise)
     decode = sampler_of(base.denoiser(task.actions), trailing_grid(base.process, 10), DDIM())
     with torch.no_grad():
-        start = body.positions(model.features(sampler(noise)))
-        made = body.positions(model.features(found.sample))
-        decoded = body.positions(base.features(decode(found.noise)))
+        drawn, made = model.features(sampler(noise)), model.features(found.sample)
+        at_0, at_end, decoded = (body.positions(one) for one in (drawn, made, base.features(decode(found.noise))))
+    usual = strange(base, task.actions, task.features[None])
     return {
         "E at 0": float(found.history[0].mean()),
         "E": float(found.loss.mean()),
-        "error at 0": 100 * float(task.error(start).mean()),
-        "error": 100 * float(task.error(made).mean()),
+        "error at 0": 100 * float(task.error(at_0).mean()),
+        "error": 100 * float(task.error(at_end).mean()),
         "decoded": 100 * float(task.error(decoded).mean()),
-        "jerk at 0": float(torch.stack([jerk(one, FPS).mean() for one in start]).mean()),
-        "jerk": float(torch.stack([jerk(one, FPS).mean() for one in made]).mean()),
-        "skating": float(skating_energy(made, task.objective.anatomy, FPS).mean()),
+        "jerk at 0": float(torch.stack([jerk(one, FPS).mean() for one in at_0]).mean()),
+        "jerk": float(torch.stack([jerk(one, FPS).mean() for one in at_end]).mean()),
+        "strange at 0": strange(base, task.actions, drawn) / usual,
+        "strange": strange(base, task.actions, made) / usual,
+        "skating": float(skating_energy(at_end, task.objective.anatomy, FPS).mean()),
         "radius": float(found.noise.flatten(1).norm(dim=1).mean() / noise[0].numel() ** 0.5),
         "R": float(correlation(found.noise).mean() / correlation(noise).mean()),
         "s": seconds,

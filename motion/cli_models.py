@@ -96,7 +96,7 @@ def distil(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Teacher: packaged name or .safetensors path.")],
     data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Clips that `fewstep motion collect` wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Student to write: a .safetensors path.")],
-    steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 1200,
+    steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 750,
     calls: Annotated[int, typer.Option(min=1, help="Of the teacher's sampling, whose end the student learns.")] = 4,
     work: Annotated[
         Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
