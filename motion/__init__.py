@@ -16,6 +16,8 @@
 | actions, features, collection, windows | what a body does in each frame; motions as numbers; clips to train on |
 | config, network, training, files | a transformer over frames, and its weights |
 | model | `draw`: motions from noise, with some of them known |
+| distilling | a student of one network call |
+| noise | `draw_towards`: motions whose noise is optimised until they do what an energy asks |
 | viewer | one HTML file that plays a motion in its scene |
 
 Metres, seconds, z up, right-handed; local rotations are matrices (frames, joints, 3, 3).
