@@ -45,6 +45,7 @@ WAYS = {
     "sphere .03": {"rate": 0.03},
     "sphere .1": {"rate": 0.1},
     "sphere .3": {"rate": 0.3},
+    "sphere .3 decorrelated": {"rate": 0.3, "decorrelation": 1000.0},
     "free .1": {"rate": 0.1, "sphere": False},
     "decorrelated .05": {"rate": 0.05, "sphere": False, "decorrelation": 1000.0},
     "decorrelated .1": {"rate": 0.1, "sphere": False, "decorrelation": 1000.0},
