@@ -59,7 +59,7 @@ class NoiseSearch:
     """
 
     steps: int = 50
-    rate: float = 0.1
+    rate: float = 0.3
     warm_up: int = 5
     sphere: bool = True
     decorrelation: float = 0.0

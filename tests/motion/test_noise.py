@@ -77,7 +77,7 @@ def test_the_gradient_from_an_energy_to_the_noise_is_that_of_finite_differences(
 
 def test_the_energy_falls_and_is_that_of_the_motions_which_the_seed_repeats():
     made, asked = model(), objective()
-    settings = NoiseSearch(steps=12)
+    settings = NoiseSearch(steps=12, rate=0.1)
 
     def found(seed: int, steps: NoiseSearch = settings):
         generator = torch.Generator().manual_seed(seed)

@@ -57,7 +57,7 @@ def test_on_the_sphere_it_finds_the_point_of_the_sphere_towards_the_target():
 def test_of_many_minimisers_it_finds_one():
     rows = torch.randn(3, 20, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     wanted = 0.5 * rows.sum(1) + 0.3
-    found = search_noise(SAMPLER, lambda x: (x @ rows.T - wanted).square().sum(1), noise(4, 20), NoiseSearch(steps=100))
+    found = search_noise(SAMPLER, lambda x: (x @ rows.T - wanted).square().sum(1), noise(4, 20), NoiseSearch(100, 0.1))
     torch.testing.assert_close(found.sample @ rows.T, wanted.expand(4, 3), atol=0.02, rtol=0)
     assert not torch.allclose(found.noise[0], found.noise[1], atol=0.5)
 
