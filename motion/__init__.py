@@ -21,6 +21,8 @@
 | control, control_training, control_files | a branch on the frozen network that hears hints: places of joints |
 | recipes | which training a configuration describes |
 | streaming | endless motion, block after block, told what to do while it runs |
+| distilling | a student of one network call |
+| noise | `draw_towards`: motions whose noise is optimised until they do what an energy asks |
 | viewer | one HTML file that plays a motion in its scene |
 
 Metres, seconds, z up, right-handed; local rotations are matrices (frames, joints, 3, 3).

@@ -60,14 +60,25 @@ def _branch(file: BranchFile) -> list[str]:
 
 
 def _made_of(name: str, facts: dict[str, Any]) -> list[str]:
+    teacher = facts.get("teacher")
+    verb = f"train {facts['name']}"
+    if teacher is not None:
+        verb = f"distil {teacher['file']} --steps {facts['of_steps']} --calls {teacher['calls']}"
     return [
         f"- **Data**: {facts['clips']} clips, with their mirror images; held out: "
         f"{', '.join(facts['held_out']) or 'none'}. The licences of the data hold for what is made of them.",
         f"- **Recipe**: {facts['steps']} of {facts['of_steps']} steps of AdamW, batch {facts['batch']}, rate "
         f"{facts['learning_rate']:g} falling along a half cosine, average of weights {facts['average']:g}, seed "
         f"{facts['seed']}, {facts['seconds']} s.",
-        f"- **Command**: `fewstep motion train {facts['name']} --data {facts.get('collection', 'CLIPS')} "
-        f"-o {name}`",
+        *(
+            []
+            if teacher is None
+            else [
+                f"- **Teacher**: `{teacher['file']}`, sha256 {teacher['sha256']}; one call goes where its DDIM of "
+                f"{teacher['calls']} calls ends."
+            ]
+        ),
+        f"- **Command**: `fewstep motion {verb} --data {facts.get('collection', 'CLIPS')} -o {name}`",
         "",
         "## Data",
         "",

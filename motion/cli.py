@@ -18,7 +18,7 @@ from motion.cli_distribution import (
     show_numbers,
     train_encoder,
 )
-from motion.cli_models import collect, draw, stream, train
+from motion.cli_models import collect, distil, draw, stream, train
 from motion.cli_synthesize import synthesize
 from motion.options import clip_of, roles_of
 from shared.options import Json, Overwrite, Quiet, Seed
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from motion.clips import Motion
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-for command in (collect, train, train_encoder, draw, stream, synthesize):
+for command in (collect, train, train_encoder, distil, draw, stream, synthesize):
     app.command()(command)
 
 Clip = Annotated[Path, typer.Argument(metavar="CLIP", help=".bvh, .amc or DeepMimic's .json, with or without .gz.")]

@@ -1,4 +1,4 @@
-"""`fewstep motion collect`, `train`, `draw`, `stream`: models in the making, and what they make."""
+"""`fewstep motion collect`, `train`, `distil`, `draw`, `stream`: models in the making, and what they make."""
 
 from __future__ import annotations
 
@@ -96,6 +96,45 @@ def train(
     trainer = trainer_of(settings, load_collection(data), folder, device=resolve_device(device))
     with training_bar(settings.name, settings.steps, trainer.step, hidden=quiet or export) as tell:
         trainer.run(stop_at=0 if export else steps, tell=tell)
+    trainer.export(output, half=half, origin={"collection": data.name})
+    typer.echo(str(output))
+    typer.echo(str(write_card(output, overwrite=overwrite)))
+
+
+def distil(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Teacher: packaged name or .safetensors path.")],
+    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Clips that `fewstep motion collect` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Student to write: a .safetensors path.")],
+    steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 750,
+    calls: Annotated[int, typer.Option(min=1, help="Of the teacher's sampling, whose end the student learns.")] = 4,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Distil a model into one of one call; run again to go on after a stop. Writes OUTPUT and its card (.md)."""
+    from motion.card import write_card
+    from motion.collection import load_collection
+    from motion.distilling import StudentTrainer, student_training
+    from motion.files import read_model
+    from shared.devices import resolve_device
+    from shared.files import refuse_existing, require_writable
+    from shared.progress import training_bar
+
+    require_safetensors(output)
+    for path in (output, output.with_suffix(".md")):
+        refuse_existing(path, overwrite=overwrite)
+        require_writable(path)
+    teacher = read_model(model)
+    settings = student_training(teacher, steps=steps, calls=calls, seed=seed)
+    folder = work or output.with_suffix("")
+    trainer = StudentTrainer(teacher, settings, load_collection(data), folder, device=resolve_device(device))
+    with training_bar(settings.name, steps, trainer.step, hidden=quiet) as tell:
+        trainer.run(tell=tell)
     trainer.export(output, half=half, origin={"collection": data.name})
     typer.echo(str(output))
     typer.echo(str(write_card(output, overwrite=overwrite)))

@@ -61,6 +61,11 @@ class ModelFile:
             if name.startswith(NETWORK)
         }
 
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the features, (D,) each."""
+        return self.tensors[STATISTICS + "mean"], self.tensors[STATISTICS + "spread"]
+
     def model(self, device: torch.device | str = "cpu") -> MotionModel:
         """Return the model in evaluation mode; it runs in float32.
 
@@ -70,7 +75,7 @@ class ModelFile:
         network = MotionTransformer(self.config, self.body.size)
         try:
             network.load_state_dict(self.network)
-            mean, spread = (self.tensors[STATISTICS + name] for name in ("mean", "spread"))
+            mean, spread = self.statistics
         except (RuntimeError, KeyError) as error:
             raise InputError(
                 self.path, found=str(error).replace("\n", " ")[:200], expected="the tensors of its configuration",

@@ -158,8 +158,14 @@ class MotionModel:
             hints: of the window, in its own axes; a model that does not hear them leaves them to guidance.
 
         Raises:
-            InputError: a hint of a point that the model does not know, or of a frame outside the window.
+            InputError: a known window of another length, a hint of a point that the model does not know, or of a frame
+                outside the window.
         """
+        if known is not None and len(known.groups) != (frames := actions.shape[-1]):
+            raise InputError(
+                "known", found=f"{len(known.groups)} frames", expected=f"{frames}, those to draw",
+                fix="Make it for them.",
+            )  # fmt: skip
         actions = actions.to(self.device)
         asked = self.network_for(hints, actions.shape[-1])
         groups = None if known is None else known.groups.to(self.device)
@@ -215,10 +221,6 @@ def draw(
     from shared.solvers.multistep import Multistep
 
     table = model.action_table(actions, frames)
-    if known is not None and len(known.groups) != frames:
-        raise InputError(
-            "known", found=f"{len(known.groups)} frames", expected=f"{frames}, those to draw", fix="Make it for them."
-        )
     if hints and not model.hears_hints:
         raise InputError(
             "hints", found="a model that hears none", expected="one with a control branch",

@@ -28,11 +28,13 @@ from motion.actions import ACTION, ACTIONS
 from motion.anatomy import anatomy_of
 from motion.collection import Collection, recorded
 from motion.config import MotionConfig, Settings
-from motion.files import save_model
+from motion.files import ModelFile, save_model
 from motion.network import MotionTransformer
 from motion.windows import Windows, WindowSource
 from shared.checkpoint import load_checkpoint
+from shared.denoiser import Denoiser
 from shared.errors import InputError
+from shared.process import Time
 from shared.training import AveragedWeights, rate_share
 from shared.training_run import CHECKPOINT, run_training
 
@@ -112,6 +114,7 @@ class MotionTrainer:
         settings: what to train.
         collection: clips to train on.
         folder: for checkpoint and log.
+        start: whose weights and statistics it begins with; None for a training from scratch.
         device: where to compute.
 
     Raises:
@@ -119,7 +122,13 @@ class MotionTrainer:
     """
 
     def __init__(
-        self, settings: MotionTraining, collection: Collection, folder: Path, *, device: torch.device | str = "cpu"
+        self,
+        settings: MotionTraining,
+        collection: Collection,
+        folder: Path,
+        *,
+        start: ModelFile | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         if collection.fps != settings.model.fps or settings.model.actions != ACTIONS:
             raise InputError(
@@ -132,10 +141,13 @@ class MotionTrainer:
         self.body = collection.body
         self.source = WindowSource(collection, settings.held_out, speeds=settings.speeds)
         self.held_out = WindowSource(collection, settings.held_out, only_held_out=True) if settings.held_out else None
-        self.mean, self.spread = (part.to(self.device) for part in self._statistics())
+        statistics = self._statistics() if start is None else start.statistics
+        self.mean, self.spread = (part.to(self.device) for part in statistics)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.network = self.new_network()
+        if start is not None:
+            self.network.load_state_dict(start.network)
         self.process = settings.model.process()
         self.average = AveragedWeights(self.network, settings.average)
         self.optimiser = torch.optim.AdamW(
@@ -146,7 +158,7 @@ class MotionTrainer:
             "rests": settings.rest_weight,
         }  # fmt: skip
         digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
-        digest.update(self.identity().encode())
+        digest.update(self.identity().encode() + (b"" if start is None else start.sha256.encode()))
         self.facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "fingerprint": digest.hexdigest(), "losses": {}}
         path = self.folder / CHECKPOINT
         if path.is_file():
@@ -189,11 +201,7 @@ class MotionTrainer:
         told = torch.from_numpy(source.random(len(x0)) >= self.settings.unlabelled).to(self.device)
         actions = torch.where(told[:, None], windows.actions, ACTION["any"])
         given = windows.known[..., body.groups.to(self.device)]
-        x = torch.where(given, x0, self.process.add_noise(x0, noise, level))
-        estimate = network(
-            x, self.process.network_time(level), actions=actions, known=windows.known, visible=windows.valid[:, None]
-        )
-        estimate = torch.where(given, x0, estimate)
+        estimate = self.denoiser(network, windows, x0, actions)(self.process.add_noise(x0, noise, level), level)
         with torch.no_grad():
             real = body.positions(truth)
         return Guess(estimate, x0, given, body.positions(estimate * self.spread + self.mean), real)
@@ -214,6 +222,23 @@ class MotionTrainer:
             "rests": mean_square(made_speed[:, :, feet], rests[:, 1:] * rests[:, :-1] * moved),
         }
 
+    def denoiser(self, network: Callable[..., Tensor], windows: Windows, x0: Tensor, actions: Tensor) -> Denoiser:
+        """Return a network's estimate of windows' clean features x0, (N, F, D), with the known ones as they are."""
+        given = windows.known[..., self.body.groups.to(self.device)]
+
+        def denoise(x: Tensor, t: Time, /) -> Tensor:
+            estimate = network(
+                torch.where(given, x0, x), self.process.network_time(t), actions=actions, known=windows.known,
+                visible=windows.valid[:, None],
+            )  # fmt: skip
+            return torch.where(given, x0, estimate)
+
+        return denoise
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Return the sum of the losses with their weights: what is made small."""
+        return torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
+
     def train_step(self) -> dict[str, float]:
         """Make one step and return its losses."""
         settings = self.settings
@@ -224,8 +249,7 @@ class MotionTrainer:
         shortest, longest = settings.model.frames
         windows = self.source.draw(settings.batch, int(source.integers(shortest, longest + 1)), source)
         losses = self.losses(windows.to(self.device), source, self.network)
-        total = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
-        total.backward()
+        self.total(losses).backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_gradient)
         self.optimiser.step()
         self.average.update(self.network)
