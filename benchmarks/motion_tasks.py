@@ -19,7 +19,7 @@ of the published settings can be cut into pieces.
 
 | method | what |
 | --- | --- |
-| none | the network with actions alone |
+| none | the network with actions and known ways |
 | fast | `motion.policy.FAST` |
 | published | DIP's loop and step: 10 900 calls a window |
 | recordings | `benchmarks.motion_retrieval` |

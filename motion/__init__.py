@@ -9,7 +9,9 @@
 | stance | the pose in which a body stands, which retargeting and mirroring refer to |
 | retarget, blending | to another skeleton; from one motion into the next |
 | metrics | skating, contact, jerk, keyframes |
-| tasks, schedule | task files, and what they mean in a scene frame by frame |
+| synthesize | a skeleton, a scene and tasks to a motion and its folder |
+| policy, long_motion | motions drawn to fit, window after window |
+| tasks, schedule, timing | task files, and what they mean in a scene frame by frame |
 | goals, energies, anatomy | what a motion should do, how far it is from it, what a body is |
 | finish, result | feet locked, hands and hips put right; every goal judged |
 | scene | meshes, signed distance, walkable map, routes, seats, a body of capsules |
