@@ -9,7 +9,7 @@ is no feature of a frame: joints at places, obstacles, feet that do not slide.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +17,10 @@ from torch import Tensor
 
 from motion.clips import Motion
 from motion.model import Known, MotionModel
+from motion.policy import Energy
 from shared.grid import trailing_grid
 from shared.search.noise import FoundNoise, NoiseSearch, sampler_of, search_noise
 from shared.solvers.ddim import DDIM
-
-Energy = Callable[[Tensor], Tensor]
-"""Features (N, F, D), m and so on, seen from the window's first frame -> (N,), 0 or more, differentiable."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,7 +120,7 @@ def test_a_command_is_taken_when_the_block_before_is_out():
         assert asked == list(range(k + 1))
 
 
-def test_a_thousand_blocks_need_no_more_memory_than_ten():
+def test_hundreds_of_blocks_need_no_more_memory_than_ten():
     made = model()
     caches = []
     fresh = made.network.new_cache
@@ -131,13 +131,13 @@ def test_a_thousand_blocks_need_no_more_memory_than_ten():
         return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
     taken = {}
-    for k, made_block in enumerate(stream(made, (Command() for _ in range(1000)), calls=1, generator=seeded())):
-        if k in (9, 999):
+    for k, made_block in enumerate(stream(made, (Command() for _ in range(300)), calls=1, generator=seeded())):
+        if k in (9, 299):
             last = made_block
             taken[k] = (tensors(), caches[0].bytes, len(caches[0]))
-    assert taken[9] == taken[999]
+    assert taken[9] == taken[299]
     assert taken[9][1:] == (2 * 2 * 2 * BLOCK * 8 * 4, 2 * BLOCK)
-    assert caches[0].seen == 1000 * BLOCK
+    assert caches[0].seen == 300 * BLOCK
     turned = last.rotations[:, 0]
     assert torch.allclose(turned @ turned.transpose(-1, -2), torch.eye(3).double(), atol=1e-12)
     assert math.isfinite(float(last.root.abs().max()))
