@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from robotics.stereo import estimation
 from robotics.stereo.calibration import write_middlebury
 from robotics.stereo.camera import StereoCamera
 from robotics.stereo.cli import app
@@ -177,6 +178,28 @@ def test_guidance_and_what_the_network_sees_enlarged_are_passed_on(files):
     said = estimate(load_stereo(files / "model.safetensors"), one, asked, generator=torch.Generator().manual_seed(3))
     np.testing.assert_array_equal(read_disparity(files / "led" / "disparity.pfm"), said.disparity)
     assert any("fitted with enlarge 1.0" in warning for warning in result["warnings"])
+
+
+@pytest.mark.parametrize(("count", "below"), [(4, 1), (3, 1), (2, 0)])
+def test_of_several_samples_the_middle_one_is_the_map_and_of_two_in_the_middle_the_lower(
+    files, monkeypatch, count, below
+):
+    made = []
+
+    def kept(disparity, size):
+        made.append(resized(disparity, size) + (2, 0, 3, 1, 0)[len(made)])  # the small network's own hardly differ
+        return made[-1]
+
+    resized = estimation.shrunk_disparity
+    monkeypatch.setattr(estimation, "shrunk_disparity", kept)
+    monkeypatch.setattr(estimation, "refined", lambda disparity, *_: disparity)
+    one = StereoPair(pair(height=96, width=144).left, pair(height=96, width=144).right)
+    settings = EstimateSettings(calls=1, samples=count, max_disparity=32)
+    generator = torch.Generator().manual_seed(3)
+    found = estimate(load_stereo(files / "model.safetensors"), one, settings, generator=generator)
+    samples = np.stack(made[:count])
+    assert (samples < found.dense).sum(0).max() == below
+    assert (samples <= found.dense).sum(0).min() == below + 1
 
 
 def test_bad_pairs_are_told_with_what_to_do_and_nothing_is_written(files):
