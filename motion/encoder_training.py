@@ -37,8 +37,8 @@ from motion.encoder import (
 )
 from shared.checkpoint import load_checkpoint
 from shared.errors import InputError
-from shared.training import AveragedWeights, rate_share
-from shared.training_run import CHECKPOINT, run_training
+from shared.training import AveragedWeights
+from shared.training_run import CHECKPOINT, run_training, take_step
 
 MAY_DIFFER = {"name", "checkpoint_minutes", "log_every"}
 LEAST = 0.02
@@ -177,15 +177,8 @@ class EncoderTrainer:
         parts = [(clip, slice(start, start + frames)) for clip, start in zip(which.tolist(), starts, strict=True)]
         inputs = seen_windows(torch.stack([self.inputs[clip][part] for clip, part in parts]), self.body.size)
         actions = torch.stack([self.clips[clip].actions[part] for clip, part in parts])
-        for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * rate_share(self.step, settings.steps, settings.warmup)
-        self.optimiser.zero_grad(set_to_none=True)
         losses = self.losses(inputs, actions, self.network)
-        (losses["inputs"] + settings.action_weight * losses["actions"]).backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_gradient)
-        self.optimiser.step()
-        self.average.update(self.network)
-        self.facts["step"] += 1
+        take_step(self, losses["inputs"] + settings.action_weight * losses["actions"])
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def run(self, *, stop_at: int | None = None, tell: Callable[[int, float], None] | None = None) -> None:

@@ -83,15 +83,14 @@ def draw_schedule(
     motion: Motion | None = None
     energies = []
     for start, stop, level in tracked(windows, progress):
+        # The network knows windows of a certain length: a shorter one goes on with its last action and no goals.
+        frames = max(stop - start, model.config.frames[0])
         known = None
         if motion is None:
             first = schedule.subtasks[0]
             axes, origin = _standing_at(first.pelvis[0], first.facing[0])
         else:
             history, axes, origin = motion.cut(start).placed(same, -level * up).canonical()
-        # The network knows windows of a certain length: a shorter one goes on with its last action and no goals.
-        frames = max(stop - start, model.config.frames[0])
-        if motion is not None:
             known = known_poses(model.body, history, range(HISTORY), frames)
         goals = replace(schedule.goals.cut(start, stop), frames=frames)
         way = known_way(model.body, goals, axes, origin) if policy.known_ways else None

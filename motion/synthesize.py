@@ -51,6 +51,7 @@ class Synthesis:
         motion: in the scene, on the skeleton that was asked for.
         scene: as given.
         schedule: of the model's body; in a scene made larger by `ratio`.
+        goals: the outcomes as they are judged, in the scene as it is.
         ratio: length of the model's legs by the skeleton's.
         result: of `motion.result.judge`, on the skeleton in the scene.
         drawn: the motion of the model's body, with its windows and calls.
@@ -59,6 +60,7 @@ class Synthesis:
     motion: Motion
     scene: Scene
     schedule: Schedule
+    goals: Goals
     ratio: float
     result: dict[str, Any]
     drawn: Drawn
@@ -125,7 +127,7 @@ def synthesize(
         motion = feet_locked(motion, anatomy=body, floor=scene.floor)
     goals = _scaled_outcomes(schedule.goals, 1 / ratio)
     result = judge(motion, goals, field, floor=scene.floor, anatomy=body)
-    return Synthesis(motion, scene, schedule, ratio, result, drawn)
+    return Synthesis(motion, scene, schedule, goals, ratio, result, drawn)
 
 
 def write_synthesis(
@@ -151,14 +153,11 @@ def write_synthesis(
     target, result = Path(folder), synthesis.result
     markers = [
         GoalMarker(row["name"], outcome.place, row["met"])
-        for row, outcome in zip(
-            result["goals"], _scaled_outcomes(synthesis.schedule.goals, 1 / synthesis.ratio).outcomes, strict=True
-        )
+        for row, outcome in zip(result["goals"], synthesis.goals.outcomes, strict=True)
         if outcome.place is not None
     ]
     written = {
-        **{key: value for key, value in result.items() if key != "goals"},
-        "goals": result["goals"],
+        **result,
         "subtasks": [
             {"name": task.name, "action": task.action, "start": task.start, "stop": task.stop}
             for task in synthesis.schedule.subtasks

@@ -35,8 +35,8 @@ from shared.checkpoint import load_checkpoint
 from shared.denoiser import Denoiser
 from shared.errors import InputError
 from shared.process import Time
-from shared.training import AveragedWeights, rate_share
-from shared.training_run import CHECKPOINT, run_training
+from shared.training import AveragedWeights
+from shared.training_run import CHECKPOINT, run_training, take_step
 
 MAY_DIFFER = {"name", "checkpoint_minutes", "log_every"}
 LEAST = 0.02
@@ -243,17 +243,10 @@ class MotionTrainer:
         """Make one step and return its losses."""
         settings = self.settings
         source = np.random.default_rng(np.random.SeedSequence([settings.seed, self.step]))
-        for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * rate_share(self.step, settings.steps, settings.warmup)
-        self.optimiser.zero_grad(set_to_none=True)
         shortest, longest = settings.model.frames
         windows = self.source.draw(settings.batch, int(source.integers(shortest, longest + 1)), source)
         losses = self.losses(windows.to(self.device), source, self.network)
-        self.total(losses).backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_gradient)
-        self.optimiser.step()
-        self.average.update(self.network)
-        self.facts["step"] += 1
+        take_step(self, self.total(losses))
         return {name: float(value.detach()) for name, value in losses.items()}
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The course of a training that logs, saves and resumes: what is between its steps."""
+"""The course of a training that logs, saves and resumes, and the step of its optimiser."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from statistics import fmean
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shared.checkpoint import save_checkpoint
 from shared.errors import InputError
-from shared.training import AveragedWeights
+from shared.training import AveragedWeights, rate_share
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -26,6 +26,21 @@ class Rhythm(Protocol):
     @property
     def steps(self) -> int:
         """Return those of the whole training."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """Return the largest, after the warm-up; it then falls to zero along a half cosine."""
+        ...
+
+    @property
+    def warmup(self) -> int:
+        """Return the steps in which the rate rises from zero."""
+        ...
+
+    @property
+    def clip_gradient(self) -> float:
+        """Return the largest norm of the gradient."""
         ...
 
     @property
@@ -70,6 +85,24 @@ class Trainer(Protocol):
     def train_step(self) -> dict[str, float]:
         """Make one step, count it in the facts, and return its losses."""
         ...
+
+
+def take_step(trainer: Trainer, loss: Tensor) -> None:
+    """Make the step of the optimiser that a loss asks for, at the rate of this step, and count it.
+
+    Args:
+        trainer: whose network, average and step count change.
+        loss: one number, differentiable.
+    """
+    settings, facts = trainer.settings, trainer.facts
+    for group in trainer.optimiser.param_groups:
+        group["lr"] = settings.learning_rate * rate_share(int(facts["step"]), settings.steps, settings.warmup)
+    trainer.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(trainer.network.parameters(), settings.clip_gradient)
+    trainer.optimiser.step()
+    trainer.average.update(trainer.network)
+    facts["step"] += 1
 
 
 def run_training(

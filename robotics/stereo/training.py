@@ -34,8 +34,8 @@ from robotics.stereo.networks import StereoNetwork, reduced
 from robotics.stereo.networks.upsample import FACTOR
 from shared.checkpoint import load_checkpoint
 from shared.errors import InputError
-from shared.training import AveragedWeights, rate_share
-from shared.training_run import CHECKPOINT, run_training
+from shared.training import AveragedWeights
+from shared.training_run import CHECKPOINT, run_training, take_step
 
 MAY_DIFFER = {"name", "checkpoint_minutes", "log_every"}
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -170,16 +170,9 @@ class StereoTrainer:
         """Make one step and return its losses."""
         settings = self.settings
         source = np.random.default_rng(np.random.SeedSequence([settings.seed, self.step]))
-        for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * rate_share(self.step, settings.steps, settings.warmup)
-        self.optimiser.zero_grad(set_to_none=True)
         losses = self.losses(source)
         total = losses["estimate"] + settings.full_weight * losses["full"] + settings.volume_weight * losses["volume"]
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_gradient)
-        self.optimiser.step()
-        self.average.update(self.network)
-        self.facts["step"] += 1
+        take_step(self, total)
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def run(self, *, stop_at: int | None = None, tell: Callable[[int, float], None] | None = None) -> None:
