@@ -195,10 +195,11 @@ def stream(
     """Write motion of any length, made block after block, such as --action walk:60 --action stand:2."""
     import torch
 
+    from motion.blending import concatenated
     from motion.formats import require_writer, write_clip
     from motion.streaming.commands import in_blocks
     from motion.streaming.files import load_stream
-    from motion.streaming.model import joined_blocks, stream
+    from motion.streaming.model import stream
     from shared.devices import resolve_device
     from shared.files import refuse_existing
     from shared.progress import tracked
@@ -209,7 +210,7 @@ def stream(
     actions = _actions(action, loaded.config.fps)
     commands = tracked(list(in_blocks(actions, loaded.config.block)), None if quiet else "blocks")
     generator = torch.Generator().manual_seed(seed)
-    motion = joined_blocks(stream(loaded, commands, calls=calls, generator=generator))
+    motion = concatenated(list(stream(loaded, commands, calls=calls, generator=generator)))
     write_clip(output, motion.cut(0, len(actions)), overwrite=overwrite)
     typer.echo(str(output))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -140,16 +139,6 @@ def stream(
         features = placed_at(features, last)
         last = features[-1]
         yield body.decode(features, model.config.fps)
-
-
-def joined_blocks(blocks: Iterable[Motion]) -> Motion:
-    """Return the blocks of a stream, one or more, as one motion."""
-    parts = list(blocks)
-    return replace(
-        parts[0],
-        root=torch.cat([part.root for part in parts]),
-        rotations=torch.cat([part.rotations for part in parts]),
-    )
 
 
 def _remembered(model: StreamModel, cache: RollingCache, history: Motion) -> Tensor:

@@ -177,5 +177,7 @@ def test_an_objective_of_the_scene_sees_a_window_where_it_is():
     expected = objective(*placed.pose())
     assert float(expected) > 0.5
     assert float(asked(model.body.encode(seen)[None])[0]) == pytest.approx(float(expected), rel=1e-6)
+    for made, real in zip(asked.pose(model.body.encode(seen)[None]), placed.pose(), strict=True):
+        assert torch.allclose(made[0], real, atol=1e-6)
     elsewhere = PlacedObjective(model.body, objective, axes, origin + 1)
     assert abs(float(elsewhere(model.body.encode(seen)[None])[0]) - float(expected)) > 0.1

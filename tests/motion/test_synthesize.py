@@ -94,6 +94,11 @@ def test_half_a_body_in_half_a_room_moves_half_as_far():
     assert whole.ratio == pytest.approx(1)
     assert half.ratio == pytest.approx(2)
     assert torch.allclose(half.motion.positions(), whole.motion.positions() / 2, atol=5e-3)
+    assert half.goals.outcomes[0].place == pytest.approx((0.0, 0.5))
+    assert half.schedule.goals.outcomes[0].place == pytest.approx((0.0, 1.0))
+    step = parse_tasks({"start": [0, 0], "tasks": [{"walk_to": [0.0, 0.25]}]})
+    with pytest.raises(InputError, match=r"no place on the floor at 0\.00 m with 0\.90 m free"):
+        synthesize(model, room(0.5), step, skeleton=body(0.5), policy=POLICY, voxel=0.05, radius=0.9)
     assert half.result["penetration_max_m"] == pytest.approx(whole.result["penetration_max_m"] / 2, abs=5e-3)
 
 

@@ -8,11 +8,12 @@ import math
 import pytest
 import torch
 
+from motion.blending import concatenated
 from motion.features import HEADING, PATH, Body, placed_at, seen_from
 from motion.rotations import about_axis, geodesic
 from motion.streaming.commands import Command, along, in_blocks
 from motion.streaming.config import StreamConfig
-from motion.streaming.model import StreamModel, joined_blocks, stream
+from motion.streaming.model import StreamModel, stream
 from motion.streaming.network import StreamTransformer
 from shared.errors import InputError
 from tests.motion.figures import body, walk
@@ -68,7 +69,7 @@ def test_blocks_of_a_recording_come_back_where_it_was(past):
     else:  # the frame before the first block stands at the origin, facing y
         clip = clip.canonical()[0]
     blocks = list(stream(made, [Command()] * (8 - past), history=history, calls=2, generator=seeded()))
-    found, expected = joined_blocks(blocks), clip.cut(1 + past * BLOCK)
+    found, expected = concatenated(blocks), clip.cut(1 + past * BLOCK)
     assert [part.frames for part in blocks] == [BLOCK] * (8 - past)
     assert torch.allclose(found.positions(), expected.positions(), atol=1e-5)
     assert float(geodesic(found.rotations, expected.rotations).max()) < 1e-3
@@ -85,12 +86,12 @@ def test_hips_are_led_to_places_in_the_world():
             path[1] = torch.tensor([3.5, -6.1])
         commands.append(Command("walk", path))
         expected += [*path]
-    found = joined_blocks(stream(made, commands, history=history, calls=2, generator=seeded()))
+    found = concatenated(list(stream(made, commands, history=history, calls=2, generator=seeded())))
     wanted = torch.stack(expected)
     told = ~wanted.isnan().any(-1)
     assert int(told.sum()) == 5
     assert torch.allclose(found.root[told, :2].float(), wanted[told], atol=1e-5)
-    free = joined_blocks(stream(made, [Command("walk")] * 4, history=history, calls=2, generator=seeded()))
+    free = concatenated(list(stream(made, [Command("walk")] * 4, history=history, calls=2, generator=seeded())))
     assert float((free.root[told, :2].float() - wanted[told]).norm(dim=-1).min()) > 0.1
 
 
@@ -98,7 +99,7 @@ def test_streams_repeat_with_the_seed_and_hear_their_commands():
     made = model()
 
     def drawn(seed: int, action: str) -> torch.Tensor:
-        return joined_blocks(stream(made, [Command(action)] * 3, calls=2, generator=seeded(seed))).positions()
+        return concatenated(list(stream(made, [Command(action)] * 3, calls=2, generator=seeded(seed)))).positions()
 
     usual = drawn(0, "walk")
     assert torch.equal(usual, drawn(0, "walk"))

@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from motion.actions import ACTION
+from motion.blending import concatenated
 from motion.cli import app
 from motion.collection import Clip, Collection, save_collection
 from motion.features import HEADING, PATH, Body, seen_from
@@ -18,7 +19,7 @@ from motion.recipes import read_recipe, trainer_of
 from motion.streaming.commands import Command
 from motion.streaming.config import StreamConfig
 from motion.streaming.files import is_stream, load_stream, read_stream
-from motion.streaming.model import joined_blocks, stream
+from motion.streaming.model import stream
 from motion.streaming.training import STEERED, StreamTrainer, StreamTraining, blocks_of, steered_by_chance
 from motion.training import MotionTraining
 from motion.windows import WindowSource
@@ -124,7 +125,7 @@ def test_a_network_that_saw_one_clip_alone_walks_on(tmp_path):
     clip = walk(60)
     commands = [Command("walk")] * 4
     found = stream(model, commands, history=clip.cut(0, 31), calls=5, generator=torch.Generator().manual_seed(0))
-    made, truth = joined_blocks(found).positions(), clip.positions()[31:51]
+    made, truth = concatenated(list(found)).positions(), clip.positions()[31:51]
     still = float((truth - clip.positions()[30]).norm(dim=-1).mean())
     assert still > 0.3
     assert float((made - truth).norm(dim=-1).mean()) < 0.5 * still  # no standing body would do
