@@ -91,21 +91,9 @@ def anatomy_of(skeleton: Skeleton, clips: Sequence[Motion] = (), *, foot_heights
     Raises:
         InputError: unknown legs or rest pose, joints whose names say no part of a body, or a clip of other joints.
     """
-    legs = [f"{side}_{role}" for side in SIDES for role in ("hip", "knee", "ankle")]
-    skeleton.joints(*legs)
-    if skeleton.rest is None:
-        raise InputError(
-            "skeleton", found="no rest pose", expected="a skeleton that is known to stand",
-            fix="Read it from a clip in which the body stands.",
-        )  # fmt: skip
-    positions, turned = forward_kinematics(skeleton, torch.zeros(3, dtype=skeleton.rest.dtype), skeleton.rest)
-    ground = soles(skeleton, positions, turned).min()
+    positions, turned, ground = _standing(skeleton)
     feet = tuple(joint for foot in skeleton.feet for joint in foot)
-    heights = positions[list(feet), 2] - ground
-    if foot_heights is not None:
-        heights = foot_heights.to(heights)
-    elif clips:
-        heights = _resting_heights(skeleton, clips, feet, heights)
+    heights = resting_heights(skeleton, clips) if foot_heights is None else foot_heights.to(positions)
     ends = tuple(
         place
         for place, joint in enumerate(skeleton.end_joints)
@@ -118,7 +106,18 @@ def anatomy_of(skeleton: Skeleton, clips: Sequence[Motion] = (), *, foot_heights
     )  # fmt: skip
 
 
-def _resting_heights(skeleton: Skeleton, clips: Sequence[Motion], feet: tuple[int, ...], heights: Tensor) -> Tensor:
+def resting_heights(skeleton: Skeleton, clips: Sequence[Motion] = ()) -> Tensor:
+    """Return how high the joints of feet are over the floor when they rest, (K,) m, those of the left foot first.
+
+    Args:
+        skeleton: as `anatomy_of`; names need not say parts of a body.
+        clips: likewise.
+
+    Raises:
+        InputError: unknown legs or rest pose, or a clip of other joints.
+    """
+    positions, _, ground = _standing(skeleton)
+    feet = [joint for foot in skeleton.feet for joint in foot]
     found: list[list[Tensor]] = [[] for _ in feet]
     for clip in clips:
         if clip.skeleton.names != skeleton.names:
@@ -126,14 +125,27 @@ def _resting_heights(skeleton: Skeleton, clips: Sequence[Motion], feet: tuple[in
                 "clips", found=f"one of {len(clip.skeleton)} other joints", expected="clips of the skeleton",
                 fix="Retarget it.",
             )  # fmt: skip
-        tracks = clip.positions()[:, list(feet)].double()
+        tracks = clip.positions()[:, feet].double()
         slow = tracks.diff(dim=0).norm(dim=-1) * clip.fps < RESTING
         for place in range(len(feet)):
             found[place].append(tracks[:-1][slow[:, place], place, 2])
-    measured = [torch.cat(values) for values in found]
+    standing = positions[feet, 2] - ground
+    measured = [torch.cat([standing[:0], *values]) for values in found]
     return torch.stack(
-        [values.quantile(0.25) if len(values) else heights[place] for place, values in enumerate(measured)]
+        [values.quantile(0.25) if len(values) else standing[place] for place, values in enumerate(measured)]
     )
+
+
+def _standing(skeleton: Skeleton) -> tuple[Tensor, Tensor, Tensor]:
+    """Return joints (J, 3) m and their rotations (J, 3, 3) at rest, and the height, m, of the ground under them."""
+    skeleton.joints(*(f"{side}_{role}" for side in SIDES for role in ("hip", "knee", "ankle")))
+    if skeleton.rest is None:
+        raise InputError(
+            "skeleton", found="no rest pose", expected="a skeleton that is known to stand",
+            fix="Read it from a clip in which the body stands.",
+        )  # fmt: skip
+    positions, turned = forward_kinematics(skeleton, torch.zeros(3, dtype=skeleton.rest.dtype), skeleton.rest)
+    return positions, turned, soles(skeleton, positions, turned).min()
 
 
 def _capsules(skeleton: Skeleton, feet: tuple[int, ...], heights: Tensor, ends: tuple[int, ...]) -> Capsules:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from motion.actions import action_indices
-from motion.anatomy import anatomy_of
+from motion.anatomy import Anatomy, anatomy_of
 from motion.clips import Motion
 from motion.config import MotionConfig
 from motion.features import GROUPS, PATH, Body
@@ -120,10 +121,19 @@ class MotionModel:
         device: torch.device | str = "cpu", *, foot_heights: Tensor | None = None,
     ) -> None:  # fmt: skip
         self.config, self.body, self.device = config, body, torch.device(device)
-        self.anatomy = anatomy_of(body.skeleton, foot_heights=foot_heights)
+        self.foot_heights = foot_heights
         self.network = network.to(self.device)
         self.mean, self.spread = mean.to(self.device), spread.to(self.device)
         self.process = config.process()
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """Return the anatomy of the body; only what guides or judges in a scene asks for it.
+
+        Raises:
+            InputError: joints whose names say no part of a body.
+        """
+        return anatomy_of(self.body.skeleton, foot_heights=self.foot_heights)
 
     def normalised(self, features: Tensor) -> Tensor:
         """Return features (..., D) as the network sees them."""

@@ -25,7 +25,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor
 
 from motion.actions import ACTION, ACTIONS
-from motion.anatomy import anatomy_of
+from motion.anatomy import resting_heights
 from motion.collection import Collection, recorded
 from motion.config import MotionConfig, Settings
 from motion.files import ModelFile, save_model
@@ -319,8 +319,7 @@ class MotionTrainer:
         clips = [
             self.body.decode(clip.features, self.collection.fps) for clip in self.source.clips if clip.name == clip.stem
         ]
-        heights = anatomy_of(self.body.skeleton, clips).foot_heights
-        return [round(float(height), 4) for height in heights]
+        return [round(float(height), 4) for height in resting_heights(self.body.skeleton, clips)]
 
 
 def mean_square(difference: Tensor, weight: Tensor) -> Tensor:

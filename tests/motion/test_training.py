@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from motion.actions import ACTION, ACTIONS
+from motion.anatomy import anatomy_of
 from motion.cli import app
 from motion.collection import Clip, Collection, collect, load_collection, save_collection
 from motion.config import MotionConfig
@@ -254,3 +255,20 @@ def test_ways_to_a_seat_are_collected_turned_round(data_file):
     assert found["sit_down"] == ["stand", "sit"]
     assert found["sit_down reversed"] == ["stand", "sit", "stand_up"]
     assert set(found) == {name + end for name in ("sit_down", "sit_down reversed") for end in ("", " mirrored")}
+
+
+def test_a_joint_whose_name_says_no_part_of_a_body_hinders_guidance_alone(tmp_path):
+    odd = replace(body(), names=tuple("Q7" if name == "Spine" else name for name in body().names))
+    figure = Body(odd)
+    clips = [
+        Clip(name, f"made/{name}.bvh", "CC0", figure.encode(walk(40, skeleton=odd)).float(), torch.full((40,), 2))
+        for name in ("first", "second")
+    ]
+    trainer = MotionTrainer(SETTINGS, Collection(figure, 30.0, tuple(clips)), tmp_path)
+    facts = trainer.export(tmp_path / "odd.safetensors")
+    usual = anatomy_of(body(), [walk(40)]).foot_heights
+    assert facts["foot_heights_m"] == pytest.approx(usual.tolist(), abs=1e-3)
+    model = load_model(tmp_path / "odd.safetensors")
+    assert draw(model, "walk", 16, calls=1, generator=torch.Generator().manual_seed(0))[0].frames == 16
+    with pytest.raises(InputError, match="Q7"):
+        _ = model.anatomy
