@@ -15,6 +15,7 @@ of the published settings can be cut into pieces.
 | S1 | twelve seats: walk there, sit for 2 s, stand up |
 | L1 | three places to lie: walk there, lie for 2 s |
 | K1 | joints at five keyframes of a recording that the network has not seen |
+| C1 | nothing is made: two recorded climbs on their boxes show what these measures say of real motion |
 | T1 | six tasks one after the other in the apartment, about 40 s |
 
 | method | what |
@@ -31,7 +32,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -49,11 +50,12 @@ from motion.collection import Collection, load_collection
 from motion.energies import Weights
 from motion.files import read_model
 from motion.goals import Goals, Hint
-from motion.long_motion import draw_schedule
-from motion.metrics import evaluate
+from motion.long_motion import HISTORY, draw_schedule
+from motion.metrics import evaluate, jerk
 from motion.model import MotionModel
 from motion.policy import FAST, PUBLISHED
 from motion.result import judge
+from motion.scene.body import scene_scores
 from motion.scene.field import DistanceField, build_field
 from motion.scene.goals import find_seats
 from motion.scene.loading import Placed, Scene, read_scene
@@ -159,7 +161,7 @@ def keyed(clips: Collection, model: MotionModel, seed: int) -> Case:
 
 def row(method: str, case: Case, model: MotionModel, clips: Collection, seed: int) -> dict[str, Any]:
     """Return what a method makes of a case."""
-    begin, calls = time.process_time(), 0
+    begin, calls, windows = time.process_time(), 0, ()
     if method == "recordings":
         motion = retrieved(clips, case.schedule, model.anatomy, case.floor)
     else:
@@ -169,7 +171,7 @@ def row(method: str, case: Case, model: MotionModel, clips: Collection, seed: in
             model, case.schedule, model.anatomy, case.field, floor=case.floor, policy=policy, seed=seed,
             progress=f"{method} {case.name}", **weights,
         )  # fmt: skip
-        motion, calls = drawn.motion, drawn.network_calls
+        motion, calls, windows = drawn.motion, drawn.network_calls, drawn.windows
     seconds = time.process_time() - begin
     found = judge(motion, case.schedule.goals, case.field, floor=case.floor, anatomy=model.anatomy)
     real = evaluate(motion, case.floor)
@@ -179,8 +181,27 @@ def row(method: str, case: Case, model: MotionModel, clips: Collection, seed: in
         "error_m": fmean(errors) if errors else None,
         **{name: found[name] for name in ("penetration_max_m", "penetration_mean_m", "seconds")},
         **{name: real[name] for name in ("skating_gmd", "skating_kimodo", "contact_score", "jerk_mean", "jerk_p95")},
-        "calls": calls, "cpu_s": seconds, "why": [item["why"] for item in found["goals"] if not item["met"]],
+        "seams": seam_jerk(motion, [start for start, _ in windows[1:]]), "calls": calls, "cpu_s": seconds,
+        "why": [item["why"] for item in found["goals"] if not item["met"]],
     }  # fmt: skip
+
+
+def seam_jerk(motion: Motion, seams: list[int]) -> list[float]:
+    """Return jerk in the overlap of each two windows, and two frames around it, over that of the whole motion."""
+    found = jerk(motion.positions(), motion.fps).mean(1)
+    return [float(found[max(0, seam - 2) : seam + HISTORY + 2].mean() / found.mean()) for seam in seams]
+
+
+def climbs(data: Path) -> list[dict[str, Any]]:
+    """Return C1: scores of the joints of recorded climbs in the distance field of their own boxes."""
+    rows = []
+    for place in (0, 1):
+        stem = data / "motion" / "mocap" / "holosoma_climb_scene" / f"mocap_climb_seq_{place}"
+        with np.load(f"{stem}.npz", allow_pickle=False) as archive:
+            joints = torch.from_numpy(archive["joint_positions"][::4]).double()  # 30 a second
+        scores = scene_scores(joints, build_field(read_scene(f"{stem}_boxes.obj"), voxel=VOXEL), slack=VOXEL)
+        rows.append({"case": f"C1 {place}", **asdict(scores), "jerk_mean": float(jerk(joints, 30.0).mean())})
+    return rows
 
 
 def real_rows(clips: Collection, held_out: list[str]) -> dict[str, float]:
@@ -201,7 +222,7 @@ def table(rows: list[dict[str, Any]], real: dict[str, float]) -> Table:
     """Return means over seeds by case and method."""
     made = Table(title="means over seeds and scenes; skating and jerk of real recordings in the last line")
     columns = ("case", "method", "goals met", "error m", "deepest m", "mean m", "skating GMD", "Kimodo", "contact",
-               "jerk", "calls / window set", "CPU s")  # fmt: skip
+               "jerk", "seams, most", "calls", "CPU s")  # fmt: skip
     for column in columns:
         made.add_column(column, justify="right")
     keys = dict.fromkeys((item["case"].split()[0], item["method"]) for item in rows)
@@ -212,14 +233,15 @@ def table(rows: list[dict[str, Any]], real: dict[str, float]) -> Table:
             values = [item[name] for item in some if item[name] is not None]
             return f"{fmean(values):.{digits}f}" if values else "-"
 
+        seams = [ratio for item in some for ratio in item["seams"]]
         met, goals = (sum(item[name] for item in some) for name in ("met", "goals"))
         made.add_row(
             case, method, f"{met} / {goals}", mean("error_m"), mean("penetration_max_m"), mean("penetration_mean_m", 4),
-            mean("skating_gmd"), mean("skating_kimodo"), mean("contact_score"), mean("jerk_mean", 0), mean("calls", 0),
-            mean("cpu_s", 1),
+            mean("skating_gmd"), mean("skating_kimodo"), mean("contact_score"), mean("jerk_mean", 0),
+            f"{fmean(seams):.2f}, {max(seams):.2f}" if seams else "-", mean("calls", 0), mean("cpu_s", 1),
         )  # fmt: skip
     made.add_row("real", "held out", "", "", "", "", *(f"{real[name]:.3f}" for name in list(real)[:3]),
-                 f"{real['jerk_mean']:.0f}", "", "")  # fmt: skip
+                 f"{real['jerk_mean']:.0f}", "", "", "")  # fmt: skip
     return made
 
 
@@ -252,6 +274,8 @@ def main() -> None:
                 if given.json:
                     given.json.write_text(json_text({"model": file.sha256, "rows": rows, "real": real}))
     Console(width=160).print(table(rows, real))
+    for climb in climbs(given.data):
+        print(climb)
 
 
 if __name__ == "__main__":

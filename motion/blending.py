@@ -2,11 +2,13 @@
 
     R(a) = Exp(a Log(R_2 R_1^T)) R_1,   p(a) = (1 - a) p_1 + a p_2.
 
-DIP blends so over the frames that two rounds share ("rotation power space").
+DIP blends so over the frames that two rounds share ("rotation power space"), with shares that rise on a straight line;
+here they rise on half a cosine, which starts and ends without a jump of speed.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -49,7 +51,7 @@ def blend(first: Motion, second: Motion, share: Tensor) -> Motion:
 def joined(first: Motion, second: Motion, overlap: int) -> Motion:
     """Return `first` going over into `second`, whose first `overlap` frames are at the time of the last of `first`.
 
-    a_k = k / (n + 1), k = 1 ... n, over the n frames of the overlap.
+    a_k = (1 - cos(pi k / (n + 1))) / 2, k = 1 ... n, over the n frames of the overlap.
 
     Raises:
         InputError: the two do not match, or are shorter than the overlap.
@@ -64,7 +66,8 @@ def joined(first: Motion, second: Motion, overlap: int) -> Motion:
     if overlap < first.frames:
         parts.append(first.cut(0, first.frames - overlap))
     if overlap:
-        shares = torch.arange(1, overlap + 1, dtype=first.root.dtype) / (overlap + 1)
+        turns = torch.arange(1, overlap + 1, dtype=first.root.dtype) * math.pi / (overlap + 1)
+        shares = (1 - turns.cos()) / 2
         parts.append(blend(first.cut(first.frames - overlap), second.cut(0, overlap), shares))
     if overlap < second.frames:
         parts.append(second.cut(overlap))

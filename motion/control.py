@@ -99,6 +99,11 @@ class Points:
     def __init__(self, names: Sequence[str], skeleton: Skeleton) -> None:
         self.names, self.skeleton = tuple(names), skeleton
         self.joints = tuple(tuple(skeleton.joints(*POINTS[name])) for name in names)
+        self.places = {frozenset(joints): place for place, joints in enumerate(self.joints)}
+
+    def knows(self, hint: Hint) -> bool:
+        """Return whether a hint is of one of the points."""
+        return frozenset(hint.joints) in self.places
 
     def of(self, positions: Tensor) -> Tensor:
         """Return the places (..., P, 3) of the points, of those (..., J, 3) of the joints."""
@@ -126,9 +131,8 @@ class Points:
         """
         places = torch.zeros(1, frames, len(self.names), 3)
         flags = torch.zeros_like(places, dtype=torch.bool)
-        known = {frozenset(joints): place for place, joints in enumerate(self.joints)}
         for hint in hints:
-            point = known.get(frozenset(hint.joints))
+            point = self.places.get(frozenset(hint.joints))
             if point is None:
                 raise InputError(
                     f"hint {hint.name}".strip(),
@@ -266,6 +270,10 @@ class ControlledModel(MotionModel):
         vars(self).update(vars(base))  # all that the base is; nothing of it is computed anew
         self.points = Points(config.points, base.body.skeleton)
         self.controlled = ControlledTransformer(base.network, branch.to(base.device))
+
+    def heard(self, hints: Sequence[Hint]) -> tuple[Hint, ...]:
+        """Return those of the hints whose point the branch knows."""
+        return tuple(hint for hint in hints if self.points.knows(hint))
 
     def network_for(self, hints: Sequence[Hint], frames: int) -> Callable[..., Tensor]:
         """Return the network that is told of the hints of a window; without any, the base's.

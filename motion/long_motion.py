@@ -98,7 +98,8 @@ def draw_schedule(
         placed = PlacedObjective(model.body, objective, axes, origin + (floor + level) * up)
         asked = actions[start:stop] + actions[stop - 1 : stop] * (frames - stop + start)
         table = model.action_table(asked, frames)
-        drawn = guided(model, table, placed, policy, known=known, held=way, generator=generator)[0]
+        hints = tuple(hint.seen_from(placed.axes, placed.origin) for hint in model.heard(goals.hints))
+        drawn = guided(model, table, placed, policy, known=known, held=way, hints=hints, generator=generator)[0]
         energies.append(objective.table(*placed.pose(drawn[None])))
         window = model.body.decode(drawn[: stop - start].cpu(), model.config.fps).placed(axes, origin + level * up)
         motion = window if motion is None else joined(motion, window, HISTORY)

@@ -155,6 +155,10 @@ class MotionModel:
         """
         return action_indices(actions, frames, self.config.actions)
 
+    def heard(self, hints: Sequence[Hint]) -> tuple[Hint, ...]:
+        """Return those of the hints that the network can be told; this one hears none."""
+        return ()
+
     def network_for(self, hints: Sequence[Hint], frames: int) -> Callable[..., Tensor]:
         """Return the network for a window with hints; this one hears none of them."""
         return self.network

@@ -21,7 +21,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from motion.energies import Objective
 from motion.features import Body
+from motion.goals import Hint
 from motion.kinematics import forward_kinematics
 from motion.model import Known, MotionModel
 from shared.denoiser import Denoiser
@@ -177,6 +178,7 @@ def guided(
     *,
     known: Known | None = None,
     held: Known | None = None,
+    hints: Sequence[Hint] = (),
     grid: Grid | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -189,12 +191,13 @@ def guided(
         policy: how.
         known: what the window goes on from, let go below `Policy.keep_until`.
         held: what it must have all through, such as the way of the hips.
+        hints: seen from the window's first frame, that the network is told as well; only a controlled model hears them.
         grid: levels; None for the policy's trailing ones.
         generator: source of all noise.
     """
     grid = trailing_grid(model.process, policy.calls) if grid is None else grid
     both = known if held is None else held if known is None else held | known
-    free, kept = model.denoiser(actions, held), model.denoiser(actions, both)
+    free, kept = model.denoiser(actions, held, hints), model.denoiser(actions, both, hints)
     shape = (policy.candidates, len(actions), model.body.size)
     x = model.process.noise(shape, generator, device=model.device)
     corrected = set(policy.corrected(grid))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -67,8 +68,16 @@ def test_a_join_has_the_shares_of_the_overlap_and_the_rest_as_it_was():
     assert whole.frames == 16
     assert torch.equal(whole.root[:6], first.root[:6])
     assert torch.equal(whole.rotations[10:], second.rotations[4:])
-    shares = torch.arange(1, 5).double()[:, None] / 5
+    shares = torch.tensor([(3 - 5**0.5) / 8, (5 - 5**0.5) / 8, (3 + 5**0.5) / 8, (5 + 5**0.5) / 8]).double()[:, None]
     assert torch.allclose(whole.root[6:10], (1 - shares) * first.root[6:] + shares * second.root[:4])
+
+
+def test_a_join_of_motions_apart_has_less_jerk_than_a_straight_line_between_them():
+    still = replace(walk(20), root=torch.zeros(20, 3).double())
+    apart = replace(still, root=still.root + 0.1)
+    height = joined(still, apart, 10).root[:, 2]
+    line = torch.cat([torch.zeros(10), 0.1 * torch.arange(1, 11) / 11, torch.full((10,), 0.1)]).double()
+    assert float(height.diff(n=3).abs().max()) < 0.55 * float(line.diff(n=3).abs().max())
 
 
 def test_a_motion_joined_with_its_own_continuation_is_itself():
@@ -86,7 +95,7 @@ def test_a_jump_becomes_steps_no_larger_than_its_share():
     second = first.placed(torch.eye(3, dtype=torch.float64), torch.tensor([0, 0, 1.0], dtype=torch.float64))
     heights = joined(first, second, 9).root[:, 2]
     plain = float(first.root[:, 2].diff().abs().max())
-    assert float(heights.diff().abs().max()) < 0.1 + 2 * plain
+    assert float(heights.diff().abs().max()) < math.sin(math.pi / 20) + 2 * plain  # of half a cosine in ten steps
 
 
 def test_moving_offsets_are_blended_and_kept():
