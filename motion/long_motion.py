@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from motion.anatomy import Anatomy
@@ -130,9 +131,22 @@ def spans(subtasks: Sequence[SubTask], longest: int, overlap: int) -> list[tuple
 def known_way(body: Body, goals: Goals, axes: Tensor, origin: Tensor) -> Known | None:
     """Return that the hips are over the paths of a window, on time, seen from its first frame; None without a path.
 
-    The network walks along a way that it is told; steps that an energy pulls along it slide.
+    The network walks along a way that it is told; steps that an energy pulls along it slide. Between keyframes of the
+    hips the way is a cubic spline.
     """
     places, at = torch.zeros(goals.frames, 2), torch.zeros(goals.frames, dtype=torch.bool)
+    keyed = {
+        int(frame): target[:2]
+        for hint in goals.hints if hint.name and hint.joints == (0,)
+        for frame, target in zip(hint.frames, hint.targets, strict=True)
+    }  # fmt: skip
+    if keyed:
+        keyed.setdefault(0, origin[:2])  # where the window is seen from
+        frames = sorted(keyed)
+        span = torch.arange(frames[0], frames[-1] + 1)
+        way = CubicSpline(frames, torch.stack([keyed[frame] for frame in frames]).numpy())(span.numpy())
+        places[span] = ((torch.from_numpy(way) - origin[:2]) @ axes[:2, :2]).float()
+        at[span] = True
     for follow in goals.follows:
         span = slice(follow.start, follow.start + len(follow.along))
         places[span] = ((place_on_path(follow.points, follow.along) - origin[:2]) @ axes[:2, :2]).float()

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import motion.long_motion
-from motion.goals import Follow, Goals
-from motion.long_motion import HISTORY, draw_schedule, place_on_path, spans
+from motion.goals import Follow, Goals, Hint
+from motion.long_motion import HISTORY, draw_schedule, known_way, place_on_path, spans
 from motion.policy import Policy
 from motion.rotations import about_axis
 from motion.schedule import Schedule, SubTask
@@ -118,3 +118,23 @@ def test_the_hips_of_a_walk_are_where_the_path_is():
     assert np.allclose(there.root[:, :2].numpy(), plan.subtasks[0].pelvis[:, :2], atol=1e-4)
     free = draw_schedule(model, plan, model.anatomy, policy=replace(POLICY, known_ways=False), seed=0).motion
     assert not np.allclose(free.root[:, :2].numpy(), plan.subtasks[0].pelvis[:, :2], atol=1e-2)
+
+
+def test_keyframes_of_the_hips_tell_the_way_between_them():
+    model = gaussian_model()
+    axes, origin = about_axis(2, torch.tensor(0.7).double()), torch.tensor([1.0, -2.0, 0.0]).double()
+
+    def place(frame: float) -> torch.Tensor:  # a cubic, which the spline has exactly, through the window's origin
+        return torch.tensor([0.1 * frame + 1e-5 * frame**3, 0.002 * frame**2]).double()
+
+    local = [torch.cat([place(frame), torch.tensor([0.9]).double()]) for frame in (10, 25, 40)]
+    hints = [Hint((0,), torch.tensor([frame]), (axes @ at + origin)[None], name="hips") for frame, at in
+             zip((10, 25, 40), local, strict=True)]  # fmt: skip
+    told = known_way(model.body, Goals(64, 30.0, hints=tuple(hints)), axes, origin)
+    groups = told.groups.any(1)
+    assert groups[:41].all()
+    assert not groups[41:].any()
+    found = told.features[:41, :2].double()
+    assert torch.allclose(found, torch.stack([place(frame) for frame in range(41)]), atol=1e-5)
+    only_guiding = tuple(replace(hint, name="") for hint in hints)
+    assert known_way(model.body, Goals(64, 30.0, hints=only_guiding), axes, origin) is None
