@@ -47,10 +47,7 @@ def prepare(
 @app.command()
 def generate(
     model: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL", help="Packaged name such as medical/brain_small, or a file (.safetensors; MedForj's, .pt)."
-        ),
+        str, typer.Option(metavar="FILE", help="Model: of fewstep (.safetensors) or MedForj (.safetensors, .pt).")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder, a BIDS data set.")],
     count: Annotated[int, typer.Option("-n", min=1, help="Number of volumes.")] = 1,

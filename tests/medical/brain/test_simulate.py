@@ -56,7 +56,6 @@ def test_voxels_at_borders_hold_shares_of_both_tissues(anatomy: Anatomy) -> None
     nearest = (fine.x[1::2, 1::2, 1::2] + 1) / 2
     assert residual(expected, found) < 0.035  # the percentiles differ
     assert residual(expected, nearest) > 0.07
-    assert len(np.unique(found.numpy().round(2))) > 50
 
 
 def test_the_seed_decides_everything(anatomy: Anatomy) -> None:
