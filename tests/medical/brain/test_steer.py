@@ -117,25 +117,27 @@ def test_feynman_kac_particles_have_the_tilted_distribution():
 
 
 def test_weights_repair_what_the_gradient_gets_wrong_of_a_curved_scalar():
-    """The truth: draws of the prior, weighted."""
-    target, tolerance = 0.62, 0.1
-    bright = torch.cat([soft_size(PRIOR.draw(5000, seeded(n)))["bright"] for n in range(4)])
+    """The truth: many volumes drawn with the same steps and without steering, weighted."""
+    target, tolerance, grid = 0.62, 0.1, Sampling("multistep", 12).grid("flow")
+    plain = MODEL.denoiser(limited=False)
+    free = torch.randn(5000, 1, *SIZE, generator=seeded(7))
+    bright = soft_size(sample(plain, free, grid, DDIM(1.0), generator=seeded(6)))["bright"].double()
     weight = torch.softmax(-0.5 * ((target - bright) / tolerance) ** 2, 0)
     exact = float((weight * bright).sum())
     assert exact - float(bright.mean()) > 0.15
     targets = Targets(named(soft_size, ["bright"]), [target], [tolerance])
-    plain = MODEL.denoiser(limited=False)
 
     def guide(x, t):
-        return targets.estimate(plain, GRID.process, x, t)
+        return targets.estimate(plain, grid.process, x, t)
 
-    x = torch.randn(24 * 32, 1, *SIZE, dtype=torch.float64, generator=seeded(8))
-    alone = sample(targets.guided(plain, GRID.process), x, GRID, DDIM(1.0), generator=seeded(9))
-    found = particle_sample(guide, x, GRID, ensembles=24, solver=DDIM(1.0), generator=seeded(9))
+    x = torch.randn(4 * 100, 1, *SIZE, generator=seeded(8))
+    alone = sample(targets.guided(plain, grid.process), x, grid, DDIM(1.0), generator=seeded(9))
+    found = particle_sample(guide, x, grid, ensembles=4, solver=DDIM(1.0), generator=seeded(9))
     share = torch.softmax(found.log_weights, 1)
-    mean = (share * soft_size(found.x0.flatten(0, 1))["bright"].view(24, 32)).sum(1).mean()
-    assert float(soft_size(alone)["bright"].mean()) > exact + 0.015
-    assert float(mean) == pytest.approx(exact, abs=0.013)
+    mean = (share * soft_size(found.x0.flatten(0, 1))["bright"].view(4, 100)).sum(1).mean()
+    off = abs(float(soft_size(alone)["bright"].mean()) - exact)
+    assert off > 0.05  # twelve steps are coarse
+    assert abs(float(mean) - exact) < 0.4 * off  # the rest shrinks as particles grow: 100 .018, 1000 .007
 
 
 @pytest.mark.parametrize("method", ["gradient", "particles", "twisted"])
