@@ -16,6 +16,7 @@ import torch
 from medical.brain.memory import available, check_memory, measure
 from medical.brain.model import BrainModel, Sampling, check_size
 from medical.brain.output import Written, done, image_seed, volume_path, write_description, write_synthetic
+from medical.brain.start import Start
 from shared.files import require_writable
 
 FOV_TOLERANCE = 0.1
@@ -30,6 +31,7 @@ def generate(
     sampling: Sampling | None = None,
     size: tuple[int, int, int] | None = None,
     spacing_mm: float | None = None,
+    start: Start | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Iterator[Written]:
@@ -45,6 +47,7 @@ def generate(
         sampling: how; None is the reference sampling.
         size: voxels along x, y, z; None is that of the training.
         spacing_mm: written voxel size; None is that of the training.
+        start: a volume that each one starts from; None is noise.
         overwrite: replace volumes that were made with other settings.
         progress: show a bar for each volume.
 
@@ -55,9 +58,12 @@ def generate(
     size, spacing = size or model.config.size, spacing_mm or model.config.spacing_mm
     sampling = sampling or Sampling()
     check_size(model.config, size)
-    sampling.grid(model.config.strategy)
+    grid = sampling.grid(model.config.strategy)
+    if start is not None:
+        grid, _ = start.noised(grid, torch.empty(1, 1, *size))
+    sampling.solver().plan(grid)
     require_writable(folder / "x")
-    facts = [_facts(model, seed, number, sampling, size, spacing) for number in range(1, count + 1)]
+    facts = [_facts(model, seed, number, sampling, size, spacing, start) for number in range(1, count + 1)]
     paths = [volume_path(folder, number) for number in range(1, count + 1)]
     there = [done(path, fact, overwrite=overwrite) for path, fact in zip(paths, facts, strict=True)]
     if not all(there) and isinstance(model.network, torch.nn.Module):
@@ -65,7 +71,7 @@ def generate(
         check_memory(model.config, need, size, available(model.device), spacing_mm=spacing)
     warnings = off_training(model, size, spacing)
     write_description(folder, model.name)
-    return _drawn(model, sampling, size, list(zip(paths, facts, there, strict=True)), warnings, progress)
+    return _drawn(model, sampling, size, start, list(zip(paths, facts, there, strict=True)), warnings, progress)
 
 
 def off_training(model: BrainModel, size: tuple[int, int, int], spacing_mm: float) -> list[str]:
@@ -82,14 +88,24 @@ def off_training(model: BrainModel, size: tuple[int, int, int], spacing_mm: floa
 
 
 def _facts(
-    model: BrainModel, seed: int, number: int, sampling: Sampling, size: tuple[int, int, int], spacing_mm: float
+    model: BrainModel,
+    seed: int,
+    number: int,
+    sampling: Sampling,
+    size: tuple[int, int, int],
+    spacing_mm: float,
+    start: Start | None,
 ) -> dict[str, Any]:
     return {
         "seed": image_seed(seed, number),
         "batch_seed": seed,
         "number": number,
         "model": {"name": model.name, "sha256": model.sha256, "strategy": model.config.strategy},
-        "sampling": {**asdict(sampling), "calls": sampling.grid(model.config.strategy).steps},
+        "sampling": {
+            **{name: value for name, value in asdict(sampling).items() if value is not None},
+            "calls": sampling.grid(model.config.strategy).steps,
+        },
+        "start": None if start is None else {"name": start.name, "sha256": start.sha256, "strength": start.strength},
         "size": list(size),
         "spacing_mm": spacing_mm,
         "device": model.device.type,
@@ -100,6 +116,7 @@ def _drawn(
     model: BrainModel,
     sampling: Sampling,
     size: tuple[int, int, int],
+    start: Start | None,
     volumes: list[tuple[Path, dict[str, Any], bool]],
     warnings: list[str],
     progress: bool,
@@ -108,6 +125,6 @@ def _drawn(
         if not there:
             generator = torch.Generator().manual_seed(facts["seed"])
             label = f"volume {number} of {len(volumes)}" if progress else None
-            x = model.draw(size, sampling, generator=generator, progress=label)
+            x = model.draw(size, sampling, start=start, generator=generator, progress=label)
             write_synthetic(path, x, facts, warnings)
         yield Written(path, not there)

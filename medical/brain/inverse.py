@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -95,6 +95,15 @@ class Solving:
         """Return the solver."""
         return Renoising(self.renoise) if self.method == "diffpir" else DDIM(self.eta)
 
+    def facts(self, measurement: Measurement, size: tuple[int, int, int]) -> dict[str, Any]:
+        """Return the settings that the method uses, JSON types."""
+        used = {
+            "diffpir": ("renoise", "lamda"), "dds": ("eta", "data_std"), "pigdm": ("eta", "data_std"),
+            "moments": ("eta", "iterations"),
+        }.get(self.method, ("eta",))  # fmt: skip
+        facts = {name: getattr(self, name) for name in ("method", "samples", "steps", *used)}
+        return facts if self.method not in ("dps", "released") else {**facts, "zeta": zeta_of(self, measurement, size)}
+
 
 @dataclass(frozen=True, eq=False)
 class Solved:
@@ -118,7 +127,7 @@ class Solved:
     @property
     def std(self) -> Tensor:
         """Return the standard deviation of every voxel; NaN for one sample."""
-        return self.samples.std(0)
+        return self.samples.std(0) if len(self.samples) > 1 else torch.full_like(self.samples[0], torch.nan)
 
 
 def solve(
