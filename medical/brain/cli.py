@@ -1,4 +1,4 @@
-"""Synthetic brain MRI: raw heads onto the grid of the networks, volumes from a model: `fewstep brain`."""
+"""Synthetic brain MRI: heads onto the grids of networks, training, volumes, priors for scans: `fewstep brain`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from medical.brain.cli_inverse import calibrate, solve, three
 from medical.brain.cli_train import train
 from shared.errors import InputError
 from shared.options import Device, Overwrite, Quiet, Seed
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.command()(train)
+for command in (train, calibrate, solve):
+    app.command()(command)
 
 Size = Annotated[
     str | None, typer.Option(metavar="XxYxZ", help="Voxels to the left, posterior, superior; default: the model's.")
@@ -36,7 +38,7 @@ def prepare(
     """Put a head onto the grid of the networks: 1 mm, LPS, percentiles to uint16, centred on the brain."""
     from medical.brain.prepare import prepare_file
 
-    x, y, z = _three(fov, "--fov")
+    x, y, z = three(fov, "--fov")
     facts = prepare_file(raw, output, mask=mask, fov_mm=(x, y, z), spacing_mm=spacing, overwrite=overwrite)
     if not quiet:
         for warning in facts["warnings"]:
@@ -53,9 +55,11 @@ def generate(
     count: Annotated[int, typer.Option("-n", min=1, help="Number of volumes.")] = 1,
     size: Size = None,
     spacing: Annotated[float | None, typer.Option(min=0.1, help="Voxel size, mm; default: the model's.")] = None,
-    sampler: Annotated[str, typer.Option(help="reference (MedForj's) or multistep (fewer steps).")] = "reference",
+    sampler: Annotated[str, typer.Option(help="reference (MedForj's), multistep or calibrated.")] = "reference",
     steps: Annotated[int, typer.Option(min=2, help="Of the sampling.")] = 256,
     eta: Annotated[float, typer.Option(min=0, max=1, help="Share of fresh noise, of reference.")] = 0.0,
+    start: Annotated[Path | None, typer.Option(help="Prepared volume to start from, instead of noise.")] = None,
+    strength: Annotated[float, typer.Option(help="With --start: 0 keeps the volume, 1 forgets it.")] = 0.6,
     strategy: Annotated[
         str | None, typer.Option(help="noise, clean, velocity, flow or rflow, if the name of a MedForj file is silent.")
     ] = None,
@@ -70,34 +74,34 @@ def generate(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw synthetic T1-weighted heads. Not for diagnosis. Run again to go on after a stop, or for more."""
+    from medical.brain.calibrated import calibrated_sampling
     from medical.brain.conditions import parsed
     from medical.brain.files import load_brain
     from medical.brain.generate import generate, off_training
     from medical.brain.model import PREDICTIONS, Sampling
+    from medical.brain.solve_files import read_start
     from shared.devices import resolve_device
+    from shared.weights import find
 
     chosen = next((name for name in PREDICTIONS if name == strategy), None)
     if chosen != strategy:
         raise InputError(
             "--strategy", found=repr(strategy), expected=f"one of {', '.join(PREDICTIONS)}", fix="Correct it."
         )
-    voxels = None if size is None else _three(size, "--size")
+    voxels = None if size is None else three(size, "--size")
     loaded = load_brain(model, chosen, resolve_device(device))
     if not quiet:
         for warning in off_training(loaded, voxels or loaded.config.size, spacing or loaded.config.spacing_mm):
             typer.echo(f"warning: {warning}", err=True)
-    sampling, told = Sampling(sampler, steps, eta), parsed(condition or [], loaded.config)
+    if sampler == "calibrated":
+        sampling = calibrated_sampling(loaded, find(model), steps)
+    else:
+        sampling = Sampling(sampler, steps, eta)
+    begin = None if start is None else read_start(start, strength)
     drawn = generate(
-        loaded, output, count, seed, sampling=sampling, size=voxels, spacing_mm=spacing, conditions=told,
-        guidance=guidance, overwrite=overwrite, progress=not quiet,
+        loaded, output, count, seed, sampling=sampling, size=voxels, spacing_mm=spacing,
+        conditions=parsed(condition or [], loaded.config), guidance=guidance, start=begin, overwrite=overwrite,
+        progress=not quiet,
     )  # fmt: skip
     for written in drawn:
         typer.echo(str(written.path))
-
-
-def _three(text: str, source: str) -> tuple[int, int, int]:
-    parts = text.split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
-        raise InputError(source, found=repr(text), expected="XxYxZ, whole numbers", fix="Such as 192x224x192.")
-    x, y, z = map(int, parts)
-    return x, y, z

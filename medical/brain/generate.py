@@ -16,6 +16,7 @@ import torch
 from medical.brain.memory import available, check_memory, measure
 from medical.brain.model import BrainModel, Sampling, check_size
 from medical.brain.output import Written, done, image_seed, volume_path, write_description, write_synthetic
+from medical.brain.start import Start
 from shared.files import require_writable
 
 FOV_TOLERANCE = 0.1
@@ -32,6 +33,7 @@ def generate(
     spacing_mm: float | None = None,
     conditions: Mapping[str, float | str] | None = None,
     guidance: float = 1.0,
+    start: Start | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Iterator[Written]:
@@ -49,6 +51,7 @@ def generate(
         spacing_mm: written voxel size; None is that of the training.
         conditions: what the network is told, by name.
         guidance: scale of classifier-free guidance; 1 is none.
+        start: a volume that each one starts from; None is noise.
         overwrite: replace volumes that were made with other settings.
         progress: show a bar for each volume.
 
@@ -59,11 +62,14 @@ def generate(
     size, spacing = size or model.config.size, spacing_mm or model.config.spacing_mm
     sampling = sampling or Sampling()
     check_size(model.config, size)
-    sampling.grid(model.config.strategy)
+    grid = sampling.grid(model.config.strategy)
+    if start is not None:
+        grid, _ = start.noised(grid, torch.empty(1, 1, *size))
+    sampling.solver().plan(grid)
     told = (dict(conditions), guidance) if conditions else (None, 1.0)
     model.denoiser(conditions=told[0], guidance=told[1])
     require_writable(folder / "x")
-    facts = [_facts(model, seed, number, sampling, size, spacing, *told) for number in range(1, count + 1)]
+    facts = [_facts(model, seed, number, sampling, size, spacing, *told, start) for number in range(1, count + 1)]
     paths = [volume_path(folder, number) for number in range(1, count + 1)]
     there = [done(path, fact, overwrite=overwrite) for path, fact in zip(paths, facts, strict=True)]
     if not all(there) and isinstance(model.network, torch.nn.Module):
@@ -71,7 +77,7 @@ def generate(
         check_memory(model.config, need, size, available(model.device), spacing_mm=spacing)
     warnings = off_training(model, size, spacing)
     write_description(folder, model.name)
-    return _drawn(model, sampling, size, list(zip(paths, facts, there, strict=True)), warnings, progress)
+    return _drawn(model, sampling, size, start, list(zip(paths, facts, there, strict=True)), warnings, progress)
 
 
 def off_training(model: BrainModel, size: tuple[int, int, int], spacing_mm: float) -> list[str]:
@@ -96,13 +102,18 @@ def _facts(
     spacing_mm: float,
     conditions: dict[str, float | str] | None,
     guidance: float,
+    start: Start | None,
 ) -> dict[str, Any]:
     return {
         "seed": image_seed(seed, number),
         "batch_seed": seed,
         "number": number,
         "model": {"name": model.name, "sha256": model.sha256, "strategy": model.config.strategy},
-        "sampling": {**asdict(sampling), "calls": sampling.grid(model.config.strategy).steps},
+        "sampling": {
+            **{name: value for name, value in asdict(sampling).items() if value is not None},
+            "calls": sampling.grid(model.config.strategy).steps,
+        },
+        "start": None if start is None else {"name": start.name, "sha256": start.sha256, "strength": start.strength},
         "size": list(size),
         "spacing_mm": spacing_mm,
         "device": model.device.type,
@@ -115,6 +126,7 @@ def _drawn(
     model: BrainModel,
     sampling: Sampling,
     size: tuple[int, int, int],
+    start: Start | None,
     volumes: list[tuple[Path, dict[str, Any], bool]],
     warnings: list[str],
     progress: bool,
@@ -124,6 +136,6 @@ def _drawn(
             generator = torch.Generator().manual_seed(facts["seed"])
             label = f"volume {number} of {len(volumes)}" if progress else None
             told = {} if facts["conditions"] is None else {name: facts[name] for name in ("conditions", "guidance")}
-            x = model.draw(size, sampling, **told, generator=generator, progress=label)
+            x = model.draw(size, sampling, **told, start=start, generator=generator, progress=label)
             write_synthetic(path, x, facts, warnings)
         yield Written(path, not there)

@@ -29,12 +29,14 @@ from torch import Tensor
 
 from medical.brain.conditions import encoded, guided
 from medical.brain.config import BrainConfig, Strategy
+from medical.brain.start import Start
 from shared.denoiser import Denoiser, NetworkDenoiser, clipped
 from shared.errors import InputError
 from shared.grid import Grid, explicit_grid, log_snr_grid
 from shared.predictions import Prediction
 from shared.process import FlowMatching, NoiseProcess, VariancePreserving, standard_normal
 from shared.sampling import Solver, sample
+from shared.solvers.calibrated import CalibratedMultistep
 from shared.solvers.ddim import DDIM
 from shared.solvers.multistep import Multistep
 
@@ -77,23 +79,30 @@ class Sampling:
     """How a volume is drawn.
 
     Attributes:
-        name: "reference" (MedForj's: its levels, DDIM) or "multistep" (second order, levels even in log SNR).
+        name: "reference" (MedForj's: its levels, DDIM), "multistep" (second order, levels even in log SNR) or
+            "calibrated" (`medical.brain.calibrated` makes it).
         steps: of the grid.
         eta: share of fresh noise in the reference sampling, 0 to 1.
+        table: nodes and coefficients of "calibrated".
     """
 
     name: str = "reference"
     steps: int = 256
     eta: float = 0.0
+    table: CalibratedMultistep | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in ("reference", "multistep"):
+        if self.name not in ("reference", "multistep") and self.table is None:
             raise InputError("sampler", found=repr(self.name), expected="reference or multistep", fix="Correct it.")
-        if self.name == "multistep" and self.eta:
-            raise InputError("eta", found=f"{self.eta}", expected="0 for multistep", fix="Use the reference sampler.")
+        if self.name != "reference" and self.eta:
+            raise InputError(
+                "eta", found=f"{self.eta}", expected=f"0 for {self.name}", fix="Use the reference sampler."
+            )
 
     def grid(self, strategy: Strategy) -> Grid:
         """Return the levels; errors as of `reference_grid`."""
+        if self.table is not None:
+            return self.table.grid(brain_process(strategy))
         if self.name == "reference":
             return reference_grid(strategy, self.steps)
         grid = log_snr_grid(brain_process(strategy), self.steps)
@@ -103,6 +112,8 @@ class Sampling:
 
     def solver(self) -> Solver:
         """Return the solver."""
+        if self.table is not None:
+            return self.table
         return DDIM(self.eta) if self.name == "reference" else Multistep(2)
 
 
@@ -161,6 +172,7 @@ class BrainModel:
         *,
         conditions: Mapping[str, float | str] | None = None,
         guidance: float = 1.0,
+        start: Start | None = None,
         generator: torch.Generator | None = None,
         progress: str | None = None,
     ) -> Tensor:
@@ -171,17 +183,21 @@ class BrainModel:
             sampling: how.
             conditions: what the network is told, see `denoiser`.
             guidance: likewise.
+            start: a volume to start from; None is noise.
             generator: source of all noise.
             progress: label of a progress bar.
 
         Raises:
-            InputError: a size that the network cannot take, see `check_size`; or steps, see `Sampling`.
+            InputError: a size that the network cannot take, see `check_size`; steps, see `Sampling`; a start of another
+                size, or one for a calibrated sampling.
         """
         size, sampling = size or self.config.size, sampling or Sampling()
         check_size(self.config, size)
         noise = standard_normal((1, 1, *size), generator, dtype=torch.float32, device=self.device)
         grid = sampling.grid(self.config.strategy)
         denoiser = self.denoiser(conditions=conditions, guidance=guidance)
+        if start is not None:
+            grid, noise = start.noised(grid, noise)
         return sample(
             denoiser, noise, grid, sampling.solver(), generator=generator, progress=progress
         )[0, 0]  # fmt: skip

@@ -26,9 +26,6 @@ def run(
     Raises:
         InputError: an unknown model, a bad option, or an existing output.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     refuse_existing(output, overwrite=overwrite)
     where = resolve_device(device)
     loaded = load_model(model, device=where)
@@ -43,18 +40,28 @@ def run(
     )  # fmt: skip
     calibration.save(output, overwrite=overwrite)
     if not quiet:
-        table = Table(f"{nfe} calls", "noises of the fit", f"{HELD_OUT} other noises", box=None, pad_edge=False)
-        assert calibration.held_out is not None
-        fitted, seen = calibration.calibration, calibration.held_out
-        table.add_row("calibrated", f"{fitted.calibrated:.4g}", f"{seen.calibrated:.4g}")
-        for kind in fitted.baselines:
-            label = f"DPM-Solver++(2M), {kind}"
-            table.add_row(label, f"{fitted.baselines[kind]:.4g}", f"{seen.baselines[kind]:.4g}")
-        table.add_row("calibrated / best", f"{fitted.ratio:.3g}", f"{seen.ratio:.3g}")
-        Console(highlight=False).print(table)
+        show(calibration)
     if json is not None:
         write_numbers(json, numbers(calibration))
     typer.echo(str(output))
+
+
+def show(calibration: Calibration) -> None:
+    """Print the errors beside those of the plain grids; the calibration must have held-out noises."""
+    from rich.console import Console
+    from rich.table import Table
+
+    fitted, seen = calibration.calibration, calibration.held_out
+    assert seen is not None
+    table = Table(
+        f"{calibration.nfe} calls", "noises of the fit", f"{seen.samples} other noises", box=None, pad_edge=False
+    )
+    table.add_row("calibrated", f"{fitted.calibrated:.4g}", f"{seen.calibrated:.4g}")
+    for kind in fitted.baselines:
+        label = f"DPM-Solver++(2M), {kind}"
+        table.add_row(label, f"{fitted.baselines[kind]:.4g}", f"{seen.baselines[kind]:.4g}")
+    table.add_row("calibrated / best", f"{fitted.ratio:.3g}", f"{seen.ratio:.3g}")
+    Console(highlight=False).print(table)
 
 
 def numbers(calibration: Calibration) -> dict[str, float]:

@@ -23,13 +23,13 @@ from collections.abc import Callable
 from torch import Tensor
 
 from shared.denoiser import Denoiser
-from shared.guidance.likelihood import GaussianLikelihood, posterior_variance
+from shared.guidance.likelihood import Proximal, posterior_variance
 from shared.process import NoiseProcess, Time
 
 
 def dds(
     denoiser: Denoiser,
-    likelihood: GaussianLikelihood,
+    likelihood: Proximal,
     process: NoiseProcess,
     *,
     data_std: float = 1.0,
@@ -48,7 +48,7 @@ def dds(
 
 
 def consistent(
-    denoiser: Denoiser, likelihood: GaussianLikelihood, variance: Callable[[Time], float], *, weight: float = 1.0
+    denoiser: Denoiser, likelihood: Proximal, variance: Callable[[Time], float], *, weight: float = 1.0
 ) -> Denoiser:
     """Return D + weight delta, where delta is the proximal step for the variance v(t) (module docstring).
 

@@ -18,7 +18,7 @@ from shared.denoiser import Denoiser
 from shared.errors import InputError
 from shared.grid import Grid
 from shared.guidance.dds import consistent
-from shared.guidance.likelihood import GaussianLikelihood
+from shared.guidance.likelihood import Proximal
 from shared.process import NoiseProcess, Time
 from shared.solvers.linear import LinearPlan, Update
 
@@ -27,7 +27,7 @@ MOST_KAPPA = 1e6  # where alpha = 0 the prior says nothing: any larger number is
 
 def diffpir(
     denoiser: Denoiser,
-    likelihood: GaussianLikelihood,
+    likelihood: Proximal,
     process: NoiseProcess,
     *,
     lamda: float = 1.0,

@@ -42,6 +42,14 @@ class LinearOperator(Protocol):
         ...
 
 
+class Proximal(Protocol):
+    """A likelihood that can be joined with an estimate: all that DDS and DiffPIR ask of it."""
+
+    def correction(self, x0: Tensor, variance: float) -> Tensor:
+        """Return E[x_0 | x_t, y] - D, or another compromise, for the estimate D = x0 with variance v."""
+        ...
+
+
 @dataclass(frozen=True)
 class GaussianLikelihood:
     """p(y | x_0) = N(y; A x_0, sigma_y^2).
