@@ -95,7 +95,8 @@ def room() -> Scene:
     """Return the furniture as a scene."""
     objects = []
     for name, boxes in FURNITURE.items():
-        vertices, faces = [], []
+        vertices: list[np.ndarray] = []
+        faces: list[tuple[int, ...]] = []
         for box in boxes:
             first = 8 * len(vertices)
             vertices.append(np.array([[box[k >> 2][0], box[k >> 1 & 1][1], box[k & 1][2]] for k in range(8)]))

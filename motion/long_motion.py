@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+import numpy as np
 import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
@@ -143,10 +144,10 @@ def known_way(body: Body, goals: Goals, axes: Tensor, origin: Tensor) -> Known |
     if keyed:
         keyed.setdefault(0, origin[:2])  # where the window is seen from
         frames = sorted(keyed)
-        span = torch.arange(frames[0], frames[-1] + 1)
-        way = CubicSpline(frames, torch.stack([keyed[frame] for frame in frames]).numpy())(span.numpy())
-        places[span] = ((torch.from_numpy(way) - origin[:2]) @ axes[:2, :2]).float()
-        at[span] = True
+        told_frames = np.arange(frames[0], frames[-1] + 1)
+        way = CubicSpline(frames, torch.stack([keyed[frame] for frame in frames]).numpy())(told_frames)
+        places[told_frames] = ((torch.from_numpy(way) - origin[:2]) @ axes[:2, :2]).float()
+        at[told_frames] = True
     for follow in goals.follows:
         span = slice(follow.start, follow.start + len(follow.along))
         places[span] = ((place_on_path(follow.points, follow.along) - origin[:2]) @ axes[:2, :2]).float()

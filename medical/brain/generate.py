@@ -69,7 +69,7 @@ def generate(
     told = (dict(conditions), guidance) if conditions else (None, 1.0)
     model.denoiser(conditions=told[0], guidance=told[1])
     require_writable(folder / "x")
-    facts = [_facts(model, seed, number, sampling, size, spacing, *told, start) for number in range(1, count + 1)]
+    facts = [_facts(model, seed, number, sampling, size, spacing, start, *told) for number in range(1, count + 1)]
     paths = [volume_path(folder, number) for number in range(1, count + 1)]
     there = [done(path, fact, overwrite=overwrite) for path, fact in zip(paths, facts, strict=True)]
     if not all(there) and isinstance(model.network, torch.nn.Module):
@@ -100,9 +100,9 @@ def _facts(
     sampling: Sampling,
     size: tuple[int, int, int],
     spacing_mm: float,
+    start: Start | None,
     conditions: dict[str, float | str] | None,
     guidance: float,
-    start: Start | None,
 ) -> dict[str, Any]:
     return {
         "seed": image_seed(seed, number),
