@@ -1,4 +1,4 @@
-"""Synthetic brain MRI: raw heads onto the grid of the networks, volumes from a model: `fewstep brain`."""
+"""Synthetic brain MRI: raw heads onto the grid of the networks, volumes from a model, their quality: `fewstep brain`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from medical.brain.cli_qc import qc, train_segmenter
 from shared.errors import InputError
 from shared.options import Device, Overwrite, Quiet, Seed
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+for command in (qc, train_segmenter):
+    app.command()(command)
 
 Size = Annotated[
     str | None, typer.Option(metavar="XxYxZ", help="Voxels to the left, posterior, superior; default: the model's.")

@@ -1,0 +1,57 @@
+"""Named features of whole volumes, to measure distances of distributions in.
+
+| name | what | size |
+| --- | --- | --- |
+| brain_segmenter | means of the last features of `medical/brain_segmenter` within each of its classes, in units of the spread over the heads of its training | 240 |
+| uncnn | untrained 3-D CNN with fixed random weights (PyPI `uncnn`, MIT; bioRxiv 2026.06.07.730652), any grid resized to 91 x 109 x 91 | 9664 |
+
+Those of `brain_segmenter` follow anatomy and contrast at 4 mm and do not mind the scale of intensities; those of
+`uncnn` were trained on nothing, so nothing was trained towards them, and they see finer detail. `uncnn` is optional.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medical.brain.qc.inputs import Head
+from medical.brain.segmenter import BrainSegmenter
+from shared.errors import InputError
+
+SEGMENTER, UNCNN = "brain_segmenter", "uncnn"
+NAMES = (SEGMENTER, UNCNN)
+
+
+def check_features(names: list[str]) -> None:
+    """Raise `InputError` for an unknown name, or for `uncnn` where it is not installed."""
+    for name in names:
+        if name not in NAMES:
+            raise InputError("--features", found=repr(name), expected=f"one of {', '.join(NAMES)}", fix="Correct it.")
+    if UNCNN in names and importlib.util.find_spec(UNCNN) is None:
+        raise InputError(
+            "--features uncnn", found="no package uncnn", expected="an optional package",
+            fix="Install it with pip install uncnn==1.0.0, or leave it out.",
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def features_of(name: str, head: Head, segmenter: BrainSegmenter) -> Tensor:
+    """Return the features of a head, (D,) float32."""
+    if name == SEGMENTER:
+        return segmenter.pooled_features(head.x, head.grid.spacing_mm)[0].cpu()
+    return _uncnn(head)
+
+
+def _uncnn(head: Head) -> Tensor:
+    """Return what the package gives for a file; it reads files only, and seeds torch, which is undone."""
+    import nibabel
+    import uncnn
+
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        path = Path(folder) / "head.nii"
+        nibabel.Nifti1Image(head.x.numpy(), None).to_filename(path)
+        return torch.from_numpy(uncnn.extract_features(str(path), batch_size=1, device="cpu")[0]).float()
