@@ -54,8 +54,8 @@ def qc(
     from medical.brain.qc.report import report_of
     from medical.brain.segmenter import load_segmenter
     from shared.devices import resolve_device
-    from shared.files import refuse_existing, require_writable
-    from shared.numbers import write_numbers
+    from shared.files import atomic_path, refuse_existing, require_writable
+    from shared.jsontext import json_text
 
     if output is not None:
         for path in (output, output.with_name(f"{output.stem}.report.json")):
@@ -74,7 +74,8 @@ def qc(
     for name, value in found.numbers.items():
         typer.echo(f"{name:40}{value:.4g}")
     if json is not None:
-        write_numbers(json, found.as_json())
+        with atomic_path(json, overwrite=True) as scratch:
+            scratch.write_text(json_text(found.as_json()), encoding="utf-8")
     if output is not None:
         for path in report_of(found, shlex.join(["fewstep", *sys.argv[1:]])).write(output, overwrite=overwrite):
             typer.echo(str(path))

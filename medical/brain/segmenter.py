@@ -146,28 +146,28 @@ class BrainSegmenter:
         of["brain"] = torch.stack([value for name, value in of.items() if name not in NOT_BRAIN]).sum(0)
         return {name: of[name] for name in MEASURED}
 
-    def pooled_features(self, x: Tensor, spacing_mm: float | None = None) -> Tensor:
-        r"""Return the features of whole volumes, (N, K C), in units of the heads of the training.
+    def shares_and_features(self, x: Tensor, spacing_mm: float | None = None) -> tuple[Tensor, Tensor]:
+        r"""Return `shares`, and the features of whole volumes, (N, K C), in units of the heads of the training.
 
         f_kc = sum_i p_k(i) phi_c(i) / sum_i p_k(i): the means of the network's last features phi within each class.
         """
-        pooled = self.raw_features(x, spacing_mm)
-        if self.typical is None:
-            return pooled
-        mean, spread = self.typical.to(pooled)
-        return (pooled - mean) / spread
+        shares, pooled = self.shares_and_raw_features(x, spacing_mm)
+        if self.typical is not None:
+            mean, spread = self.typical.to(pooled)
+            pooled = (pooled - mean) / spread
+        return shares, pooled
 
-    def raw_features(self, x: Tensor, spacing_mm: float | None = None) -> Tensor:
-        """Return `pooled_features` in the network's own units."""
+    def shares_and_raw_features(self, x: Tensor, spacing_mm: float | None = None) -> tuple[Tensor, Tensor]:
+        """Return `shares_and_features` with the features in the network's own units."""
 
         def both(standard: Tensor) -> Tensor:
             features = self.network.features(standard)  # type: ignore[operator]
             return torch.cat([features, self.network.classify(features).softmax(1)], dim=1)  # type: ignore[operator]
 
-        found = self._on_grid(x, spacing_mm, both).flatten(2)
+        found = self._on_grid(x, spacing_mm, both)
         features, shares = found.split([self.config.features, len(self.config.classes)], dim=1)
-        sums = torch.einsum("nki,nci->nkc", shares, features)
-        return (sums / shares.sum(2).clamp_min(1.0)[:, :, None]).flatten(1)
+        sums = torch.einsum("nkxyz,ncxyz->nkc", shares, features)
+        return shares, (sums / shares.flatten(2).sum(2).clamp_min(1.0)[:, :, None]).flatten(1)
 
     def _on_grid(self, x: Tensor, spacing_mm: float | None, run: Any) -> Tensor:
         standard = standardised(on_spacing(x, spacing_mm or self.config.spacing_mm, self.config.spacing_mm))
@@ -255,7 +255,8 @@ def load_segmenter(
 
     weights = load(name)
     config = _config(weights)
-    network = SegmenterNetwork(config)
+    with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and replaced
+        network = SegmenterNetwork(config)
     state = {
         key.removeprefix("network."): value.float() for key, value in weights.tensors.items() if key != "typical"
     }  # fmt: skip

@@ -147,7 +147,8 @@ def varied(head: LabelledHead, config: SegmenterConfig, source: np.random.Genera
     """
     x = (head.x.float() + 1) / 2
     shares = head.shares.float() / (255 if head.shares.dtype == torch.uint8 else 1)
-    if source.uniform() < 0.35:
+    stripped = source.uniform() < 0.35
+    if stripped:
         x, shares = _stripped(x, shares, config, source)
     if source.uniform() < 0.5:
         x, shares = x.flip(0), shares.flip(1)
@@ -159,7 +160,10 @@ def varied(head: LabelledHead, config: SegmenterConfig, source: np.random.Genera
     knots = torch.from_numpy(source.normal(0, 0.15, (1, 1, 3, 3, 3)).astype(np.float32))
     x = x * torch.exp(F.interpolate(knots, x.shape, mode="trilinear", align_corners=True)[0, 0])
     noise = torch.from_numpy(source.standard_normal((2, *x.shape), np.float32)) * float(source.uniform(0, 0.03)) * top
-    return LabelledHead(torch.hypot(x + noise[0], noise[1]), shares, head.anatomy)
+    x = torch.hypot(x + noise[0], noise[1])
+    if stripped and source.uniform() < 0.7:
+        x = x * (shares[config.classes.index("air")] < 1)
+    return LabelledHead(x, shares, head.anatomy)
 
 
 def _stripped(

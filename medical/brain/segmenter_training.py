@@ -1,9 +1,11 @@
 r"""Training of the segmenter on simulated heads, and its scores on label maps that it never saw.
 
     loss = - sum_k q_k log p_k (mean over voxels) + 1 - mean_k 2 <p_k, q_k> / (|p_k|^2 + |q_k|^2)
+           + w mean_k |log (V_k + c) / (W_k + c)|
 
-with q the true shares of a voxel and p the network's. Both terms are least at p = q, so volumes stay without bias where
-voxels hold shares of several structures.
+with q the true shares of a voxel, p the network's, W and V the sums of both over the voxels, and c = 2 voxels. All
+terms are least at p = q, so volumes stay without bias where voxels hold shares of several structures. The last is there
+for small ones: a share of a thousandth in every voxel of the air costs the others nothing and is a thalamus.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from shared.training_run import CHECKPOINT, run_training, take_step
 
 MAY_DIFFER = {"name", "checkpoint_minutes", "log_every"}
 HEADS_OF_SCORES = 24
+LEAST_VOXELS = 2.0  # c
 
 
 class SegmenterTraining(BaseModel):
@@ -44,6 +47,7 @@ class SegmenterTraining(BaseModel):
         weight_decay: of AdamW.
         clip_gradient: largest norm of the gradient.
         average: largest decay of the average of weights that is exported.
+        volume_weight: w.
         log_every: steps between two lines of the log.
         checkpoint_minutes: time between two checkpoints.
         seed: of heads, weights and batches.
@@ -62,6 +66,7 @@ class SegmenterTraining(BaseModel):
     weight_decay: NonNegativeFloat = 1e-4
     clip_gradient: PositiveFloat = 1.0
     average: float = Field(default=0.995, ge=0, le=1)
+    volume_weight: NonNegativeFloat = 0.5
     log_every: PositiveInt = 50
     checkpoint_minutes: NonNegativeFloat = 2.0
     seed: NonNegativeInt = 0
@@ -110,9 +115,9 @@ class SegmenterTrainer:
         x, shares = torch.stack([head.x for head in heads]), torch.stack([head.shares for head in heads])
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.network(standardised(x[:, None]))
-        entropy, overlap = losses_of(logits.float(), shares)
-        take_step(self, entropy + overlap)
-        return {"entropy": float(entropy.detach()), "overlap": float(overlap.detach())}
+        losses = losses_of(logits.float(), shares)
+        take_step(self, losses["entropy"] + losses["overlap"] + self.settings.volume_weight * losses["volumes"])
+        return {name: float(value.detach()) for name, value in losses.items()}
 
     def run(self, *, stop_at: int | None = None, tell: Callable[[int, float], None] | None = None) -> None:
         """Train to the end, or to step `stop_at`, with checkpoints; `tell` hears step and mean entropy.
@@ -128,12 +133,12 @@ class SegmenterTrainer:
         network = SegmenterNetwork(settings.model)
         network.load_state_dict(self.average.average)
         made = BrainSegmenter(settings.model, network.eval().requires_grad_(False), name=settings.name)
-        found = torch.cat([made.raw_features(head.x.float()) for head in self.heads])
+        found = torch.cat([made.shares_and_raw_features(head.x.float())[1] for head in self.heads])
         made.typical = torch.stack([found.mean(0), found.std(0).clamp_min(1e-3)])
         made.facts = {
             "name": settings.name,
             "steps": int(self.facts["step"]),
-            **settings.model_dump(include={"batch", "learning_rate", "average", "heads", "seed"}),
+            **settings.model_dump(include={"batch", "learning_rate", "average", "volume_weight", "heads", "seed"}),
             "of_steps": settings.steps,
             "seconds": round(self.facts["seconds"]),
             "parameters": sum(value.numel() for value in network.parameters()),
@@ -158,12 +163,16 @@ class SegmenterTrainer:
         return made
 
 
-def losses_of(logits: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the two terms of the loss, of logits and true shares (N, K, X, Y, Z)."""
-    entropy = -(shares * logits.log_softmax(1)).sum(1).mean()
+def losses_of(logits: Tensor, shares: Tensor) -> dict[str, Tensor]:
+    """Return the three terms of the loss, of logits and true shares (N, K, X, Y, Z)."""
     p, axes = logits.softmax(1), (0, 2, 3, 4)
     overlap = 2 * (p * shares).sum(axes) / (p.square().sum(axes) + shares.square().sum(axes)).clamp_min(1e-3)
-    return entropy, 1 - overlap.mean()
+    sizes, true_sizes = (values.sum(axes[1:]) + LEAST_VOXELS for values in (p, shares))
+    return {
+        "entropy": -(shares * logits.log_softmax(1)).sum(1).mean(),
+        "overlap": 1 - overlap.mean(),
+        "volumes": (sizes / true_sizes).log().abs().mean(),
+    }
 
 
 @torch.no_grad()
@@ -231,7 +240,7 @@ def write_segmenter_card(segmenter: BrainSegmenter, path: Path, *, overwrite: bo
         f"- **Data**: {facts['heads']} heads simulated from the label maps {', '.join(facts['anatomies'])} "
         "(SynthSeg's, Apache-2.0; `medical.brain.simulate`), three quarters of them T1-weighted, the rest of random "
         "contrast, varied anew at each use. No scan was seen.",
-        f"- **Recipe**: cross-entropy and Dice with the true shares of voxels, {facts['steps']} of {facts['of_steps']} "
+        f"- **Recipe**: cross-entropy, Dice and volumes (weight {facts['volume_weight']:g}) of the true shares of voxels, {facts['steps']} of {facts['of_steps']} "
         f"steps of AdamW in bfloat16, batch {facts['batch']}, rate {facts['learning_rate']:g} falling along a half cosine, average "
         f"of weights {facts['average']:g}, seed {facts['seed']}, {facts['seconds']} s after the heads were made.",
         f"- **Command**: `fewstep brain train-segmenter {facts['name'].replace('/', '/')} LABELMAPS "

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from medical.brain.qc.inputs import Head
-from medical.brain.segmenter import BrainSegmenter
 from shared.errors import InputError
 
 SEGMENTER, UNCNN = "brain_segmenter", "uncnn"
@@ -38,16 +37,8 @@ def check_features(names: list[str]) -> None:
         )  # fmt: skip
 
 
-@torch.no_grad()
-def features_of(name: str, head: Head, segmenter: BrainSegmenter) -> Tensor:
-    """Return the features of a head, (D,) float32."""
-    if name == SEGMENTER:
-        return segmenter.pooled_features(head.x, head.grid.spacing_mm)[0].cpu()
-    return _uncnn(head)
-
-
-def _uncnn(head: Head) -> Tensor:
-    """Return what the package gives for a file; it reads files only, and seeds torch, which is undone."""
+def uncnn_features(head: Head) -> Tensor:
+    """Return what the package `uncnn` gives for a head, (9664,); it reads files only, and seeds torch: undone here."""
     import nibabel
     import uncnn
 

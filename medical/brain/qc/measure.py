@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medical.brain.qc.diversity import FINEST_MM
-from medical.brain.qc.features import features_of
+from medical.brain.qc.features import SEGMENTER, UNCNN, uncnn_features
 from medical.brain.qc.inputs import Head, Source
 from medical.brain.qc.meshnet import MeshNet
 from medical.brain.qc.nearest import block_of, scanned_again
@@ -63,8 +63,8 @@ class Measured:
 def measured(
     heads: Iterable[Head],
     segmenter: BrainSegmenter,
-    features: Sequence[str],
     *,
+    uncnn: bool = False,
     meshnet: MeshNet | None = None,
 ) -> Measured:
     """Measure heads.
@@ -72,20 +72,21 @@ def measured(
     Args:
         heads: of `read_heads`.
         segmenter: of brains, classes and features.
-        features: names.
+        uncnn: also the features of that package.
         meshnet: measures the volumes of structures instead of the segmenter, on voxels of 1 mm.
     """
     found = Measured()
     for head in heads:
         mm = head.grid.spacing_mm
-        shares = segmenter.shares(head.x, mm)
+        shares, pooled = segmenter.shares_and_features(head.x, mm)
         volumes = (
             meshnet.volumes(head.x) if meshnet else {k: float(v) for k, v in segmenter.volumes_of(shares).items()}
         )  # fmt: skip
         for name, value in volumes.items():
             found.volumes_cm3.setdefault(name, []).append(value)
-        for name in features:
-            found.features.setdefault(name, []).append(features_of(name, head, segmenter))
+        found.features.setdefault(SEGMENTER, []).append(pooled[0])
+        if uncnn:
+            found.features.setdefault(UNCNN, []).append(uncnn_features(head))
         found.sources.append(head.source)
         found.blocks.append(block_of(head, segmenter, shares[0]))
         found.small.append(small_of(head))

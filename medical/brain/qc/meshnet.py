@@ -52,10 +52,15 @@ class MeshNet:
         self.network, self.sha256 = network, sha256
 
     @torch.no_grad()
-    def labels(self, x: Tensor) -> Tensor:
-        """Return the class of every voxel (X, Y, Z) of a volume in voxel order LPS at 1 mm, uint8, in LPS."""
+    def labels(self, x: Tensor, limits: tuple[float, float] | None = None) -> Tensor:
+        """Return the class of every voxel (X, Y, Z) of a volume in voxel order LPS at 1 mm, uint8, in LPS.
+
+        Args:
+            x: the volume, or a part of one.
+            limits: the quantiles of the whole volume; None for those of x.
+        """
         lia = x.float().permute(0, 2, 1).flip(1, 2)  # LPS -> (L, S, P) -> (L, I, A)
-        low, high = np.quantile(lia.numpy(), QUANTILES)
+        low, high = np.quantile(lia.numpy(), QUANTILES) if limits is None else limits
         logits = self.network(((lia - float(low)) / max(float(high - low), 1e-6))[None, None])
         return logits[0].argmax(0).to(torch.uint8).flip(1, 2).permute(0, 2, 1)
 

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medical.brain.qc.inputs import Head
-from medical.brain.segmenter import BrainSegmenter, on_spacing
+from medical.brain.segmenter import BrainSegmenter
 
 FINEST_MM = 2.0
 BLOCK_MM = (192.0, 224.0, 192.0)
@@ -76,11 +76,6 @@ class Cut:
     alike: tuple[tuple[int, int, float], ...] = ()
 
 
-def spacing_of_nearest(spacing_mm: float) -> float:
-    """Return the edge of the voxels that brains of this spacing are compared on."""
-    return max(FINEST_MM, spacing_mm)
-
-
 def brain_block(
     x: Tensor, spacing_mm: float, *, shares: Tensor | None = None, classes: Sequence[str] = (), segmented_mm: float = 4.0
 ) -> Tensor:
@@ -92,29 +87,28 @@ def brain_block(
         shares: (K, x, y, z) of a segmenter; None for a volume without skull, which counts as it is and has its white
             matter at the 90th percentile of what is not 0.
         classes: of the shares.
-        segmented_mm: edge of their voxels, a whole number of the block's.
+        segmented_mm: edge of their voxels, a whole number of `spacing_mm`.
     """
     from scipy import ndimage
 
-    mm = spacing_of_nearest(spacing_mm)
-    values = on_spacing(x, spacing_mm, mm)[0, 0]
+    mm = max(FINEST_MM, spacing_mm)
     if shares is None:
-        y = values / float(values[values > 0].quantile(0.9) if (values > 0).any() else 1)
+        y = x / float(x[x > 0].quantile(0.9) if (x > 0).any() else 1)
     else:
-        of = {name: index for index, name in enumerate(classes)}
-        scale = round(segmented_mm / mm)
-        fine = F.interpolate(shares[None].float(), scale_factor=scale, mode="trilinear", align_corners=False)[0]
-        fine = fine[:, : values.shape[0], : values.shape[1], : values.shape[2]]
-        inside = 1 - fine[of["air"]] - fine[of["head"]] > 0.5
-        deep = values[fine[of["white_matter"]] > 0.8]
-        level = float(deep.median() if len(deep) else values.max())
-        y = values * inside / max(level, 1e-6)
+        needed = [classes.index(name) for name in ("air", "head", "white_matter")]
+        scale = round(segmented_mm / spacing_mm)
+        fine = F.interpolate(shares[None, needed].float(), scale_factor=scale, mode="trilinear", align_corners=False)[0]
+        outer, head, white = fine[:, : x.shape[0], : x.shape[1], : x.shape[2]]
+        deep = x[white > 0.8]
+        level = float(deep.median() if len(deep) else x.max())
+        y = x * (outer + head < 0.5) / max(level, 1e-6)
     block = y.clamp(0, BRIGHTEST).numpy()
     size = tuple(round(side / mm) for side in BLOCK_MM)
     middle = np.array(ndimage.center_of_mass(block)) if block.any() else (np.array(block.shape) - 1) / 2
+    ratio = mm / spacing_mm
     moved = ndimage.affine_transform(
-        block, np.ones(3), offset=middle - (np.array(size) - 1) / 2, output_shape=size, order=1
-    )  # fmt: skip
+        block, np.full(3, ratio), offset=middle - ratio * (np.array(size) - 1) / 2, output_shape=size, order=1
+    )
     u = torch.from_numpy(moved - moved.mean())
     return (u / u.norm().clamp_min(1e-9) * 100).half()  # 100: float16 keeps more of values near 0.1 than near 0.001
 
@@ -194,12 +188,12 @@ def scanned_again(head: Head, seed: int) -> Tensor:
     turn = Rotation.from_euler("xyz", source.uniform(-ROTATION_DEG, ROTATION_DEG, 3), degrees=True).as_matrix()
     middle = (np.array(x.shape) - 1) / 2
     offset = middle + source.uniform(-0.5, 0.5, 3) - turn @ middle
-    moved = ndimage.affine_transform(x, turn, offset=offset, order=3, mode="nearest").clip(0)
+    moved = torch.from_numpy(ndimage.affine_transform(x, turn, offset=offset, order=3, mode="nearest").clip(0))
     knots = torch.from_numpy(source.normal(0, SHADING, (1, 1, 3, 3, 3)).astype(np.float32))
     shade = F.interpolate(knots, x.shape, mode="trilinear", align_corners=True)[0, 0].exp()
     level = NOISE * float(np.percentile(x, 95))
     noise = torch.from_numpy(source.standard_normal((2, *x.shape), np.float32)) * level
-    return torch.hypot(torch.from_numpy(moved) * shade + noise[0] * (moved > 0), noise[1] * (moved > 0))
+    return torch.hypot(moved * shade + noise[0] * (moved > 0), noise[1] * (moved > 0))
 
 
 def block_of(head: Head, segmenter: BrainSegmenter, shares: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medical.brain.qc.distances import distances
 from medical.brain.qc.diversity import mean_similarity
-from medical.brain.qc.features import SEGMENTER, check_features
+from medical.brain.qc.features import SEGMENTER, UNCNN, check_features
 from medical.brain.qc.inputs import (
     Grid,
     Source,
@@ -154,8 +154,9 @@ def quality(
     def heads(sources: Sequence[Source], label: str) -> Any:
         return read_heads(sources, grid, fixed=fixed, progress=label if settings.progress else None)
 
-    ours = measured(heads(made, "synthetic heads"), segmenter, settings.features, meshnet=meshnet)
-    theirs = measured(heads(real, "real heads"), segmenter, settings.features, meshnet=meshnet)
+    uncnn = UNCNN in settings.features
+    ours = measured(heads(made, "synthetic heads"), segmenter, uncnn=uncnn, meshnet=meshnet)
+    theirs = measured(heads(real, "real heads"), segmenter, uncnn=uncnn, meshnet=meshnet)
     blocks, names = theirs.blocks, theirs.names
     if seen is not None:
         blocks = [block_only(head, segmenter) for head in heads(seen, "training heads")]
