@@ -204,7 +204,10 @@ def on_spacing(x: Tensor, spacing_mm: float, wanted_mm: float) -> Tensor:
 
 
 def standardised(x: Tensor) -> Tensor:
-    """Return volumes (N, 1, X, Y, Z) with air near 0 and the mean of what is brighter than the mean at 1."""
+    """Return volumes (N, 1, X, Y, Z) with air near 0 and the mean of what is brighter than the mean at 1.
+
+    Air is the 1 % quantile; a gradient takes it as given, or it would all fall on one voxel.
+    """
     flat = x.flatten(1)
     flat = flat - flat.detach().quantile(0.01, dim=1, keepdim=True)
     bright = (flat > flat.detach().mean(1, keepdim=True)).to(flat)

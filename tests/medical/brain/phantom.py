@@ -11,7 +11,7 @@ from medical.brain.volume import WHITE, Volume, centred_affine, write_volume
 SIZE, MM = (48, 56, 48), 4.0
 # Radii along x, y, z in mm, and signals: skin, fat, bone, fluid, cortex, white matter.
 SHELLS = (
-    ((80, 100, 92), 0.4), ((76, 96, 88), 0.85), ((73, 92, 84), 0.08), ((69, 87, 79), 0.2), ((67, 85, 77), 0.42),
+    ((84, 104, 92), 0.45), ((80, 100, 90), 0.85), ((72, 91, 82), 0.08), ((69, 87, 79), 0.2), ((67, 85, 77), 0.42),
     ((56, 72, 64), 0.65),
 )  # fmt: skip
 

@@ -30,7 +30,7 @@ def folders(tmp_path_factory):
         write(root / "real" / f"sub-{k:02d}" / "anat" / f"sub-{k:02d}_T1w.nii.gz", head(k))
     source = np.random.default_rng(0)
     for k in range(4):
-        write(root / "made" / f"made{k}.nii.gz", head(20 + k, 0.85))
+        write(root / "made" / f"made{k}.nii.gz", head(20 + k, 0.92))
     copy = np.clip(head(3)[::-1] + source.normal(0, 0.01, (48, 56, 48)), 0, 1)
     write(root / "made" / "made4.nii.gz", copy)
     (root / "made" / "made4.json").write_text(json.dumps({"Synthetic": True, "model": {"name": "m", "sha256": "ab"}}))
@@ -56,10 +56,12 @@ def test_a_mirrored_noisy_copy_is_named_with_its_original_and_others_are_not(res
     assert any("made4.nii.gz" in warning and "sub-03" in warning for warning in result.warnings)
 
 
-def test_smaller_brains_are_seen_in_volumes_and_not_in_the_histogram(result):
+def test_smaller_brains_are_seen_in_volumes_and_distances(result):
     numbers = result.numbers
     ratio = numbers["volume_brain_cm3"] / numbers["volume_brain_real_cm3"]
-    assert ratio == pytest.approx((4 * 0.85**3 + 1) / 5, abs=0.1)
+    assert ratio == pytest.approx((4 * 0.92**3 + 1) / 5, abs=0.1)
+    tests = {(row.structure, row.unit, row.statistic): row for row in result.tests}
+    assert tests["brain", "cm3", "mean"].p < 0.05
     assert numbers["fd"] > numbers["fd_real_floor_high"]
     assert {"fd", "fd_real_floor", "ms_ssim", "nearest_ncc_max", "mmd", "fd_n"} <= numbers.keys()
     assert numbers["fd_n"] == 4  # half of the real ones
