@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from medical.brain.cli_qc import qc, train_segmenter
+from medical.brain.cli_train import train
 from shared.errors import InputError
 from shared.options import Device, Overwrite, Quiet, Seed
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-for command in (qc, train_segmenter):
+for command in (train, qc, train_segmenter):
     app.command()(command)
 
 Size = Annotated[
@@ -60,12 +61,18 @@ def generate(
     strategy: Annotated[
         str | None, typer.Option(help="noise, clean, velocity, flow or rflow, if the name of a MedForj file is silent.")
     ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What the model is told, such as ventricles_cm3=30; repeatable."),
+    ] = None,
+    guidance: Annotated[float, typer.Option(min=0, help="Scale of classifier-free guidance; 1: none.")] = 1.0,
     seed: Seed = 0,
     device: Device = "auto",
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw synthetic T1-weighted heads. Not for diagnosis. Run again to go on after a stop, or for more."""
+    from medical.brain.conditions import parsed
     from medical.brain.files import load_brain
     from medical.brain.generate import generate, off_training
     from medical.brain.model import PREDICTIONS, Sampling
@@ -81,10 +88,10 @@ def generate(
     if not quiet:
         for warning in off_training(loaded, voxels or loaded.config.size, spacing or loaded.config.spacing_mm):
             typer.echo(f"warning: {warning}", err=True)
-    sampling = Sampling(sampler, steps, eta)
+    sampling, told = Sampling(sampler, steps, eta), parsed(condition or [], loaded.config)
     drawn = generate(
-        loaded, output, count, seed, sampling=sampling, size=voxels, spacing_mm=spacing, overwrite=overwrite,
-        progress=not quiet,
+        loaded, output, count, seed, sampling=sampling, size=voxels, spacing_mm=spacing, conditions=told,
+        guidance=guidance, overwrite=overwrite, progress=not quiet,
     )  # fmt: skip
     for written in drawn:
         typer.echo(str(written.path))

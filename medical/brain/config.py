@@ -15,6 +15,30 @@ SIZE = (192, 224, 192)
 SPACING_MM = 1.0
 
 
+class Condition(BaseModel):
+    """A number within a range, or one of some words, that a network may be told.
+
+    Attributes:
+        name: such as "ventricles_cm3".
+        between: least and largest number of the training; None for words.
+        words: such as ("T1w", "T2w"); empty for a number.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_]*$")
+    between: tuple[float, float] | None = None
+    words: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Condition:
+        if (self.between is None) == (not self.words):
+            raise ValueError(f"condition {self.name} must have either between: [low, high] or words: [...]")
+        if self.between is not None and not self.between[0] < self.between[1]:
+            raise ValueError(f"condition {self.name} is between {self.between}, which must be [low, high]")
+        return self
+
+
 class BrainConfig(BaseModel):
     """A `DiffusionModelUNet` in three dimensions, what it predicts, and the grid it is trained on.
 
@@ -30,6 +54,8 @@ class BrainConfig(BaseModel):
         groups: of the group normalisations.
         size: voxels along x, y, z (to the left, posterior, superior).
         spacing_mm: edge of a voxel.
+        fold: "haar" has the network work on the eight Haar coefficients of each block of 2 x 2 x 2 voxels.
+        conditions: what the network may be told; each may stay unknown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +69,8 @@ class BrainConfig(BaseModel):
     groups: PositiveInt = 8
     size: tuple[PositiveInt, PositiveInt, PositiveInt] = SIZE
     spacing_mm: PositiveFloat = SPACING_MM
+    fold: Literal["none", "haar"] = "none"
+    conditions: tuple[Condition, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> BrainConfig:
@@ -57,12 +85,15 @@ class BrainConfig(BaseModel):
             raise ValueError(f"channels {attending} must be multiples of head_channels {self.head_channels}")
         if any(side % self.multiple for side in self.size):
             raise ValueError(f"size {self.size} must be multiples of {self.multiple}")
+        names = [condition.name for condition in self.conditions]
+        if len(set(names)) < len(names):
+            raise ValueError(f"conditions {names} must differ in name")
         return self
 
     @property
     def multiple(self) -> int:
         """Return what every side of a volume must be a multiple of."""
-        return 2 ** (len(self.channels) - 1)
+        return 2 ** (len(self.channels) - 1 + (self.fold == "haar"))
 
     @property
     def fov_mm(self) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ number, so a batch that was stopped, or is asked for more volumes, has the volum
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ def generate(
     sampling: Sampling | None = None,
     size: tuple[int, int, int] | None = None,
     spacing_mm: float | None = None,
+    conditions: Mapping[str, float | str] | None = None,
+    guidance: float = 1.0,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Iterator[Written]:
@@ -45,19 +47,23 @@ def generate(
         sampling: how; None is the reference sampling.
         size: voxels along x, y, z; None is that of the training.
         spacing_mm: written voxel size; None is that of the training.
+        conditions: what the network is told, by name.
+        guidance: scale of classifier-free guidance; 1 is none.
         overwrite: replace volumes that were made with other settings.
         progress: show a bar for each volume.
 
     Raises:
-        InputError: a size or steps that the model cannot take, a volume that does not fit into memory, or a folder
-            with volumes of other settings.
+        InputError: a size, steps or conditions that the model cannot take, a volume that does not fit into memory, or
+            a folder with volumes of other settings.
     """
     size, spacing = size or model.config.size, spacing_mm or model.config.spacing_mm
     sampling = sampling or Sampling()
     check_size(model.config, size)
     sampling.grid(model.config.strategy)
+    told = (dict(conditions), guidance) if conditions else (None, 1.0)
+    model.denoiser(conditions=told[0], guidance=told[1])
     require_writable(folder / "x")
-    facts = [_facts(model, seed, number, sampling, size, spacing) for number in range(1, count + 1)]
+    facts = [_facts(model, seed, number, sampling, size, spacing, *told) for number in range(1, count + 1)]
     paths = [volume_path(folder, number) for number in range(1, count + 1)]
     there = [done(path, fact, overwrite=overwrite) for path, fact in zip(paths, facts, strict=True)]
     if not all(there) and isinstance(model.network, torch.nn.Module):
@@ -82,7 +88,14 @@ def off_training(model: BrainModel, size: tuple[int, int, int], spacing_mm: floa
 
 
 def _facts(
-    model: BrainModel, seed: int, number: int, sampling: Sampling, size: tuple[int, int, int], spacing_mm: float
+    model: BrainModel,
+    seed: int,
+    number: int,
+    sampling: Sampling,
+    size: tuple[int, int, int],
+    spacing_mm: float,
+    conditions: dict[str, float | str] | None,
+    guidance: float,
 ) -> dict[str, Any]:
     return {
         "seed": image_seed(seed, number),
@@ -93,6 +106,8 @@ def _facts(
         "size": list(size),
         "spacing_mm": spacing_mm,
         "device": model.device.type,
+        "conditions": conditions,  # None as in sidecars of before there were any
+        "guidance": None if conditions is None else guidance,
     }
 
 
@@ -108,6 +123,7 @@ def _drawn(
         if not there:
             generator = torch.Generator().manual_seed(facts["seed"])
             label = f"volume {number} of {len(volumes)}" if progress else None
-            x = model.draw(size, sampling, generator=generator, progress=label)
+            told = {} if facts["conditions"] is None else {name: facts[name] for name in ("conditions", "guidance")}
+            x = model.draw(size, sampling, **told, generator=generator, progress=label)
             write_synthetic(path, x, facts, warnings)
         yield Written(path, not there)

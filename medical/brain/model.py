@@ -19,7 +19,7 @@ Reference: MedForj, arXiv 2510.26834; piksl-research/medforj, `medforj/scheduler
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medical.brain.conditions import encoded, guided
 from medical.brain.config import BrainConfig, Strategy
 from shared.denoiser import Denoiser, NetworkDenoiser, clipped
 from shared.errors import InputError
@@ -128,14 +129,29 @@ class BrainModel:
         self.config, self.name, self.sha256, self.device = config, name, sha256, torch.device(device)
         self.network = network.to(self.device) if isinstance(network, torch.nn.Module) else network
 
-    def denoiser(self, *, limited: bool | None = None) -> Denoiser:
+    def denoiser(
+        self,
+        *,
+        limited: bool | None = None,
+        conditions: Mapping[str, float | str] | None = None,
+        guidance: float = 1.0,
+    ) -> Denoiser:
         """Return the estimate of x_0.
 
         Args:
             limited: to [-1, 1]; None as the reference does: all but rflow.
+            conditions: what the network is told, by name; the rest is unknown to it.
+            guidance: scale of classifier-free guidance; 1 is none.
+
+        Raises:
+            InputError: conditions that the model does not have, or values that it does not know.
         """
         strategy = self.config.strategy
-        denoiser = NetworkDenoiser(self.network, brain_process(strategy), PREDICTIONS[strategy])
+        plain = NetworkDenoiser(self.network, brain_process(strategy), PREDICTIONS[strategy])
+        denoiser: Denoiser = plain
+        if conditions:
+            values = encoded(self.config, conditions).to(self.device)
+            denoiser = guided(plain.given(conditions=values), plain, guidance)
         return clipped(denoiser) if (strategy != "rflow" if limited is None else limited) else denoiser
 
     def draw(
@@ -143,6 +159,8 @@ class BrainModel:
         size: tuple[int, int, int] | None = None,
         sampling: Sampling | None = None,
         *,
+        conditions: Mapping[str, float | str] | None = None,
+        guidance: float = 1.0,
         generator: torch.Generator | None = None,
         progress: str | None = None,
     ) -> Tensor:
@@ -151,6 +169,8 @@ class BrainModel:
         Args:
             size: voxels; None is the size of the training.
             sampling: how.
+            conditions: what the network is told, see `denoiser`.
+            guidance: likewise.
             generator: source of all noise.
             progress: label of a progress bar.
 
@@ -161,8 +181,9 @@ class BrainModel:
         check_size(self.config, size)
         noise = standard_normal((1, 1, *size), generator, dtype=torch.float32, device=self.device)
         grid = sampling.grid(self.config.strategy)
+        denoiser = self.denoiser(conditions=conditions, guidance=guidance)
         return sample(
-            self.denoiser(), noise, grid, sampling.solver(), generator=generator, progress=progress
+            denoiser, noise, grid, sampling.solver(), generator=generator, progress=progress
         )[0, 0]  # fmt: skip
 
 

@@ -1,14 +1,65 @@
-"""The network of brain volumes: MONAI's `DiffusionModelUNet`, as MedForj builds it, at any width."""
+"""The network of brain volumes: MONAI's `DiffusionModelUNet`, as MedForj builds it, at any width.
+
+Ours may work on the Haar coefficients of blocks of 2 x 2 x 2 voxels, an eighth of the voxels with eight channels
+(Friedrich et al., WDM: 3D Wavelet Diffusion Models, 2024). The transform is orthonormal: white noise stays white and a
+sum of squares stays what it is, so process, predictions and losses are those of the voxels.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor, nn
 
+from medical.brain.conditions import ConditionEmbedding
 from medical.brain.config import BrainConfig
 from shared.errors import MissingExtra
 
-if TYPE_CHECKING:
-    from torch import nn
+
+def haar(x: Tensor) -> Tensor:
+    """Return the Haar coefficients (N, 8 C, X/2, Y/2, Z/2) of volumes (N, C, X, Y, Z), low first."""
+    for axis in (2, 3, 4):
+        even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
+        x = torch.cat([even + odd, even - odd], dim=1)
+    return x * 8**-0.5
+
+
+def unhaar(x: Tensor) -> Tensor:
+    """Return the volumes of Haar coefficients: the inverse of `haar`."""
+    for axis in (4, 3, 2):
+        low, high = x.chunk(2, dim=1)
+        x = torch.stack([low + high, low - high], dim=axis + 1).flatten(axis, axis + 1)
+    return x * 8**-0.5
+
+
+class ConditionedUNet(nn.Module):
+    """A `DiffusionModelUNet` behind a fold and told conditions.
+
+    Args:
+        unet: with eight channels in and out if folded.
+        config: of the network.
+    """
+
+    def __init__(self, unet: nn.Module, config: BrainConfig) -> None:
+        super().__init__()
+        self.unet, self.folded, self.told = unet, config.fold == "haar", len(config.conditions)
+        if config.conditions:  # MONAI adds what its class embedding makes of the labels to that of the time
+            unet.num_class_embeds = self.told  # type: ignore[assignment]
+            unet.class_embedding = ConditionEmbedding(config.conditions, 4 * config.channels[0])
+
+    def forward(self, x: Tensor, times: Tensor, conditions: Tensor | None = None) -> Tensor:
+        """Return the prediction like x (N, 1, X, Y, Z).
+
+        Args:
+            x: noisy volumes.
+            times: (N,).
+            conditions: (N, K) or (1, K) as in `medical.brain.conditions`; None is unknown.
+        """
+        labels = None
+        if self.told:
+            unknown = torch.full((1, self.told), torch.nan, device=x.device)
+            labels = (unknown if conditions is None else conditions.to(x)).expand(len(x), -1)
+        answer: Tensor = self.unet(haar(x) if self.folded else x, times, class_labels=labels)
+        return unhaar(answer) if self.folded else answer
 
 
 def brain_network(config: BrainConfig) -> nn.Module:
@@ -25,10 +76,11 @@ def brain_network(config: BrainConfig) -> nn.Module:
     except ImportError as error:
         raise MissingExtra(error.name or "monai", extra="brain", purpose="for the network of brain volumes") from error
 
+    channels = 8 if config.fold == "haar" else 1
     network: nn.Module = DiffusionModelUNet(
         spatial_dims=3,
-        in_channels=1,
-        out_channels=1,
+        in_channels=channels,
+        out_channels=channels,
         channels=config.channels,
         attention_levels=config.attention,
         num_res_blocks=config.blocks,
@@ -36,4 +88,6 @@ def brain_network(config: BrainConfig) -> nn.Module:
         norm_num_groups=config.groups,
         use_flash_attention=True,
     )
-    return network
+    if config.fold == "none" and not config.conditions:
+        return network  # the names of MedForj's tensors
+    return ConditionedUNet(network, config)

@@ -31,7 +31,7 @@ from medical.brain.config import SIZE, SPACING_MM
 from medical.brain.prepare import PERCENTILES
 from medical.simulation.contrast import TISSUE_OF_LABEL, Contrast, tissue_signals
 
-FINEST_MM = 1.4  # paint no finer than this divides a voxel
+COARSEST_MM, WHOLE_MM = 2.0, 1.4  # paint at most this coarse; voxels up to WHOLE_MM are not divided
 POINT_SPREAD_MM = 0.6
 
 
@@ -76,7 +76,7 @@ class SimulatedHead:
 
     Attributes:
         x: (X, Y, Z) float32 in [-1, 1], voxel order LPS.
-        labels: (X, Y, Z) int16, the code at the middle of each voxel.
+        labels: (X, Y, Z) int16, the code nearest the middle of each voxel.
         volumes_cm3: of the `STRUCTURES` within the field of view, counted before voxels are averaged.
         spacing_mm: of the voxels.
         anatomy: name of the subject.
@@ -162,7 +162,7 @@ def _source(seed: int) -> np.random.Generator:
 
 
 def _parts(spacing_mm: float) -> int:
-    return max(1, math.ceil(spacing_mm / FINEST_MM - 1e-6))
+    return max(math.ceil(spacing_mm / COARSEST_MM - 1e-6), 1 if spacing_mm <= WHOLE_MM else 2)
 
 
 def _where(
