@@ -1,4 +1,4 @@
-"""Synthetic brain MRI: raw heads onto the grid of the networks, volumes from a model, their quality: `fewstep brain`."""
+"""Synthetic brain MRI: heads onto the grid of the networks, volumes from a model and their quality: `fewstep brain`."""
 
 from __future__ import annotations
 

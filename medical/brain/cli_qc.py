@@ -21,7 +21,9 @@ def qc(
     ],
     training: Annotated[
         Path | None,
-        typer.Option("--training", metavar="DIR", help="Volumes of the training, to find copies of; default: DIR of --reference."),
+        typer.Option(
+            "--training", metavar="DIR", help="Volumes of the training, to find copies of; default: the reference."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Page to write: .html.")
@@ -47,7 +49,7 @@ def qc(
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Compare synthetic volumes with real ones: distances, diversity, copies, volumes of structures. Not for diagnosis."""
+    """Compare synthetic volumes with real ones: distances, diversity, copies, structures. Not for diagnosis."""
     from medical.brain.qc.features import SEGMENTER as FEATURES
     from medical.brain.qc.meshnet import is_meshnet, load_meshnet
     from medical.brain.qc.quality import QualitySettings, quality
@@ -94,7 +96,7 @@ def train_segmenter(
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train the segmenter of `qc` on heads simulated from label maps; run again to go on after a stop. Writes its card."""
+    """Train the segmenter of `qc` on simulated heads; run again to go on after a stop. Writes its card."""
     from medical.brain.segmenter_data import label_maps
     from medical.brain.segmenter_training import SegmenterTrainer, SegmenterTraining, write_segmenter_card
     from shared.config import load_config

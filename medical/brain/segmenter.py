@@ -241,9 +241,7 @@ def save_segmenter(
         save_file(tensors, scratch, metadata=header)
 
 
-def load_segmenter(
-    name: str | os.PathLike[str] = DEFAULT, device: torch.device | str = "cpu"
-) -> BrainSegmenter:
+def load_segmenter(name: str | os.PathLike[str] = DEFAULT, device: torch.device | str = "cpu") -> BrainSegmenter:
     """Return the segmenter of a file, in evaluation mode; it runs in float32 and its weights take no gradient.
 
     Args:

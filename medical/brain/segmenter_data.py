@@ -166,9 +166,7 @@ def varied(head: LabelledHead, config: SegmenterConfig, source: np.random.Genera
     return LabelledHead(x, shares, head.anatomy)
 
 
-def _stripped(
-    x: Tensor, shares: Tensor, config: SegmenterConfig, source: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def _stripped(x: Tensor, shares: Tensor, config: SegmenterConfig, source: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Return a head of which only brain and some of the fluid around it is left; all else is air."""
     air, head, fluid = (config.classes.index(name) for name in ("air", "head", "fluid"))
     brain = 1 - shares[air] - shares[head] - shares[fluid]
@@ -180,9 +178,7 @@ def _stripped(
     return x * kept * (1 - shares[head]), left
 
 
-def _shifted(
-    x: Tensor, shares: Tensor, config: SegmenterConfig, source: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def _shifted(x: Tensor, shares: Tensor, config: SegmenterConfig, source: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Return both moved by up to 4 voxels along each axis; what comes in is air."""
     by = source.integers(-4, 5, 3).tolist()
     pads = [p for shift in reversed(by) for p in (max(shift, 0), max(-shift, 0))]

@@ -243,7 +243,7 @@ def write_segmenter_card(segmenter: BrainSegmenter, path: Path, *, overwrite: bo
         f"- **Recipe**: cross-entropy, Dice and volumes (weight {facts['volume_weight']:g}) of the true shares of voxels, {facts['steps']} of {facts['of_steps']} "
         f"steps of AdamW in bfloat16, batch {facts['batch']}, rate {facts['learning_rate']:g} falling along a half cosine, average "
         f"of weights {facts['average']:g}, seed {facts['seed']}, {facts['seconds']} s after the heads were made.",
-        f"- **Command**: `fewstep brain train-segmenter {facts['name'].replace('/', '/')} LABELMAPS "
+        f"- **Command**: `fewstep brain train-segmenter {facts['name']} LABELMAPS "
         f"-o {path.with_suffix('.safetensors').name} --half`",
         "",
         "Weights: Apache-2.0.",

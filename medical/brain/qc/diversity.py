@@ -57,7 +57,12 @@ def _windowed(values: Tensor) -> Tensor:
 
 
 def mean_similarity(
-    volumes: Sequence[Tensor], subjects: Sequence[str], *, pairs: int = PAIRS, seed: int = 0, progress: str | None = None
+    volumes: Sequence[Tensor],
+    subjects: Sequence[str],
+    *,
+    pairs: int = PAIRS,
+    seed: int = 0,
+    progress: str | None = None,
 ) -> tuple[float, int]:
     """Return the mean MS-SSIM of random pairs of different subjects, and how many there were.
 

@@ -2,11 +2,11 @@
 
 | name | what | size |
 | --- | --- | --- |
-| brain_segmenter | means of the last features of `medical/brain_segmenter` within each of its classes, in units of the spread over the heads of its training | 240 |
-| uncnn | untrained 3-D CNN with fixed random weights (PyPI `uncnn`, MIT; bioRxiv 2026.06.07.730652), any grid resized to 91 x 109 x 91 | 9664 |
+| brain_segmenter | means of the segmenter's last features in each class, in units of its training's heads | 240 |
+| uncnn | 3-D CNN of fixed random weights (PyPI `uncnn`, MIT), any grid resized to 91 x 109 x 91 | 9664 |
 
-Those of `brain_segmenter` follow anatomy and contrast at 4 mm and do not mind the scale of intensities; those of
-`uncnn` were trained on nothing, so nothing was trained towards them, and they see finer detail. `uncnn` is optional.
+Those of `brain_segmenter` (`medical.brain.segmenter`) follow anatomy and contrast at 4 mm and do not mind the scale of intensities; those of
+`uncnn` were trained on nothing, so nothing was trained towards them (bioRxiv 2026.06.07.730652). That package is optional.
 """
 
 from __future__ import annotations

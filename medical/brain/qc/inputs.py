@@ -133,9 +133,7 @@ def on_fixed_scale(sources: Sequence[Source]) -> bool:
     return all(h.get_data_dtype() == np.uint16 and "cal_max" in h and h["cal_max"] == WHITE for h in headers)
 
 
-def read_heads(
-    sources: Sequence[Source], grid: Grid, *, fixed: bool, progress: str | None = None
-) -> Iterator[Head]:
+def read_heads(sources: Sequence[Source], grid: Grid, *, fixed: bool, progress: str | None = None) -> Iterator[Head]:
     """Yield the volumes, one in memory at a time.
 
     Args:

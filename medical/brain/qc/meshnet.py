@@ -91,7 +91,9 @@ def load_meshnet(path: Path) -> MeshNet:
                 file, found="no such file", expected="model.json and model.bin of brainchop", fix="Check the folder."
             )
     try:
-        layers = json.loads(description.read_text(encoding="utf-8"))["modelTopology"]["model_config"]["config"]["layers"]
+        layers = json.loads(description.read_text(encoding="utf-8"))["modelTopology"]["model_config"]["config"][
+            "layers"
+        ]
         manifest = json.loads(description.read_text(encoding="utf-8"))["weightsManifest"][0]["weights"]
         convolutions = [layer["config"] for layer in layers if layer["class_name"] == "Conv3D"]
         shapes = [tuple(entry["shape"]) for entry in manifest]

@@ -77,7 +77,12 @@ class Cut:
 
 
 def brain_block(
-    x: Tensor, spacing_mm: float, *, shares: Tensor | None = None, classes: Sequence[str] = (), segmented_mm: float = 4.0
+    x: Tensor,
+    spacing_mm: float,
+    *,
+    shares: Tensor | None = None,
+    classes: Sequence[str] = (),
+    segmented_mm: float = 4.0,
 ) -> Tensor:
     """Return an aligned brain, (X, Y, Z) float16 of mean 0 and length 1 (rounded): products of two are their NCC.
 
@@ -143,9 +148,7 @@ def nearest(blocks: Sequence[Tensor], others: Sequence[Tensor], *, among_themsel
     return Matches(best[rows, index], index, turned[rows, index] > straight[rows, index])
 
 
-def calibrated(
-    blocks: Sequence[Tensor], subjects: Sequence[str], repeats: Sequence[tuple[int, Tensor]]
-) -> Cut:
+def calibrated(blocks: Sequence[Tensor], subjects: Sequence[str], repeats: Sequence[tuple[int, Tensor]]) -> Cut:
     """Return the cut that a reference gives, see the module.
 
     Args:
@@ -169,7 +172,10 @@ def calibrated(
     stranger_max = max(below, default=float("nan"))
     separable = len(alike) <= 0.05 * len(strangers) and bool(below)
     value = (stranger_max + repeat_min) / 2 if separable else repeat_min
-    told = f"midway between {len(strangers)} pairs of strangers (most alike {stranger_max:.4f}) and {kind} (least alike {repeat_min:.4f})"
+    told = (
+        f"midway between {len(strangers)} pairs of strangers (most alike {stranger_max:.4f}) and {kind} (least alike "
+        f"{repeat_min:.4f})"
+    )
     if not separable:
         told = (
             f"strangers of the reference are as alike as {kind} (least alike {repeat_min:.4f}) at this resolution: the "

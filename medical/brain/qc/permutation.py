@@ -86,8 +86,16 @@ def compare_volumes(
                 a, b = (group[:, index] for group in groups)
                 rows.append(
                     StructureTest(
-                        name, unit, statistic, float(a.mean()), float(a.std(ddof=1)), float(b.mean()),
-                        float(b.std(ddof=1)), float(values[index]), float(p[index]), float(corrected),
+                        name,
+                        unit,
+                        statistic,
+                        float(a.mean()),
+                        float(a.std(ddof=1)),
+                        float(b.mean()),
+                        float(b.std(ddof=1)),
+                        float(values[index]),
+                        float(p[index]),
+                        float(corrected),
                     )  # fmt: skip
                 )
     return rows

@@ -174,9 +174,7 @@ def quality(
     facts = {
         "synthetic": {"folder": folder.name, "sha256": _digest(made), **provenance(made)},
         "reference": {"folder": reference.name, "sha256": _digest(real), **provenance(real)},
-        "training": (
-            {"folder": training.name, "volumes": len(seen)} if training and seen else "the reference"
-        ),
+        "training": ({"folder": training.name, "volumes": len(seen)} if training and seen else "the reference"),
         "grid": str(grid),
         "intensities": "fewstep's fixed scale" if fixed else "each volume's 0.1 and 99.9 percentiles",
         "segmenter": {"name": segmenter.name, "sha256": segmenter.sha256, "features and brains": True},
@@ -272,7 +270,9 @@ def _warnings(
     if not cut.separable:
         warnings.append(cut.source)
     for i, j, value in cut.alike[:3]:
-        warnings.append(f"the reference holds two heads as alike as repeats: {theirs.names[i]}, {theirs.names[j]} ({value:.3f})")
+        warnings.append(
+            f"the reference holds two heads as alike as repeats: {theirs.names[i]}, {theirs.names[j]} ({value:.3f})"
+        )
     sizes, real_sizes = (np.array(side.volumes_cm3["brain"]) for side in (ours, theirs))
     strange = (sizes > IMPLAUSIBLE * real_sizes.max()) | (sizes < real_sizes.min() / IMPLAUSIBLE)
     if strange.any():
@@ -280,7 +280,9 @@ def _warnings(
         warnings.append(f"{int(strange.sum())} synthetic heads without a plausible brain, such as {first}")
     least = least_p(n, m, settings.permutations)
     if least * len(ours.volumes_cm3) > 0.05:
-        warnings.append(f"{n} and {m} volumes are too few for the tests of volumes: no corrected p can be below {min(1.0, least * len(ours.volumes_cm3)):.2g}")
+        warnings.append(
+            f"{n} and {m} volumes are too few for the tests of volumes: no corrected p can be below {min(1.0, least * len(ours.volumes_cm3)):.2g}"
+        )
     for name in settings.features:
         size = len(ours.features[name][0])
         if min(n, m // 2) <= size:

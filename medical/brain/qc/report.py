@@ -114,7 +114,10 @@ def histogram_picture(synthetic: Measured, real: Measured) -> Picture:
     middles = (EDGES[:-1] + EDGES[1:]) / 2
 
     def line(values: np.ndarray) -> list[tuple[float, float]]:
-        return [(m * (width - 1), height - 1 - min(v / top, 1) * (height - 24)) for m, v in zip(middles, values, strict=True)]
+        return [
+            (m * (width - 1), height - 1 - min(v / top, 1) * (height - 24))
+            for m, v in zip(middles, values, strict=True)
+        ]
 
     draw.polygon([*line(high), *reversed(line(low))], fill=(35, 55, 72))
     draw.line(line(b.mean(0)), fill=REAL_INK, width=2)
@@ -172,8 +175,13 @@ def _tests_table(tests: Sequence[StructureTest], unit: str) -> Table:
         mean, energy = of[name, "mean"], of[name, "energy"]
         rows.append(
             (
-                name.replace("_", " "), f"{mean.mean_real:.3g} ({mean.sd_real:.2g})",
-                f"{mean.mean_synthetic:.3g} ({mean.sd_synthetic:.2g})", mean.p, mean.p_holm, energy.p, energy.p_holm,
+                name.replace("_", " "),
+                f"{mean.mean_real:.3g} ({mean.sd_real:.2g})",
+                f"{mean.mean_synthetic:.3g} ({mean.sd_synthetic:.2g})",
+                mean.p,
+                mean.p_holm,
+                energy.p,
+                energy.p_holm,
             )  # fmt: skip
         )
     columns = (

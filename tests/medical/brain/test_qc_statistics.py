@@ -72,7 +72,9 @@ def test_scaled_heads_differ_in_cm3_and_not_in_shares_while_halves_of_real_heads
             assert tests[name, "cm3", statistic].p_holm < 0.01
             if name != "brain":
                 assert tests[name, "share of the brain", statistic].p_holm > 0.05
-    assert tests["a", "cm3", "mean"].mean_synthetic == pytest.approx(0.85 * tests["a", "cm3", "mean"].mean_real, rel=0.1)
+    assert tests["a", "cm3", "mean"].mean_synthetic == pytest.approx(
+        0.85 * tests["a", "cm3", "mean"].mean_real, rel=0.1
+    )
 
 
 def test_false_alarms_are_as_rare_as_p_says():

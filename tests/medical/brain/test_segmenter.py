@@ -130,7 +130,9 @@ def tiny_heads(folder, count: int = 4) -> list:
 
 
 def test_training_learns_and_goes_on_after_a_stop_and_its_file_is_loaded_again(tmp_path):
-    settings = SegmenterTraining(name="medical/tiny", model=SMALL, heads=4, steps=30, warmup=2, learning_rate=0.05, log_every=10)
+    settings = SegmenterTraining(
+        name="medical/tiny", model=SMALL, heads=4, steps=30, warmup=2, learning_rate=0.05, log_every=10
+    )
     whole = SegmenterTrainer(settings, tiny_heads(tmp_path / "a" / "heads"), tmp_path / "a")
     first = whole.train_step()
     whole.run()
