@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from medical.brain.cli_inverse import calibrate, solve, three
+from medical.brain.cli_qc import qc, train_segmenter
 from medical.brain.cli_train import train
 from shared.errors import InputError
 from shared.options import Device, Overwrite, Quiet, Seed
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-for command in (train, calibrate, solve):
+for command in (train, calibrate, solve, qc, train_segmenter):
     app.command()(command)
 
 Size = Annotated[

@@ -113,11 +113,10 @@ def simulate_head(
         variation: None is the default.
     """
     variation = variation or Variation()
-    source = np.random.default_rng(np.random.SeedSequence([seed, 2**31 + 7]))
-    parts = max(math.ceil(spacing_mm / COARSEST_MM - 1e-6), 1 if spacing_mm <= WHOLE_MM else 2)
+    source = _source(seed)
+    parts = _parts(spacing_mm)
     fine, fine_mm = tuple(parts * n for n in size), spacing_mm / parts
-    where = _where(anatomy, fine, fine_mm, variation, source)
-    codes = _looked_up(anatomy.codes, where)
+    codes = _looked_up(anatomy.codes, _where(anatomy, fine, fine_mm, variation, source))
     counts = torch.bincount(codes.flatten(), minlength=len(CODES)).tolist()
     volume = {code: count * fine_mm**3 / 1000 for code, count in zip(CODES, counts, strict=False)}
     painted = _painted(codes, fine_mm, contrast, variation, source)
@@ -138,6 +137,32 @@ def simulate_head(
         seed,
         contrast,
     )
+
+
+def deformed_codes(
+    anatomy: Anatomy,
+    seed: int,
+    *,
+    size: tuple[int, int, int] = SIZE,
+    spacing_mm: float = SPACING_MM,
+    variation: Variation | None = None,
+) -> Tensor:
+    """Return the labels that the head of these arguments is painted on, (P X, P Y, P Z) uint8, P^3 to each voxel.
+
+    They are as the codes of `Anatomy`. Arguments as of `simulate_head`.
+    """
+    parts = _parts(spacing_mm)
+    fine = tuple(parts * n for n in size)
+    where = _where(anatomy, fine, spacing_mm / parts, variation or Variation(), _source(seed))
+    return _looked_up(anatomy.codes, where)
+
+
+def _source(seed: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([seed, 2**31 + 7]))
+
+
+def _parts(spacing_mm: float) -> int:
+    return max(math.ceil(spacing_mm / COARSEST_MM - 1e-6), 1 if spacing_mm <= WHOLE_MM else 2)
 
 
 def _where(
