@@ -18,7 +18,7 @@ zeta = 20 is MedForj's for 192 x 224 x 192 voxels (5e-4 for the Rician density).
 about 1 however many voxels there are, so for other sizes 20 is scaled by the root of the number of voxels.
 
 One volume is drawn at a time. Samples are independent, so their mean and deviation are those of what the method draws;
-`docs/brain_inverse.md` has how far these are from exact posteriors.
+`docs/brain.md` has how far these are from exact posteriors.
 
 References: Chung et al., Diffusion Posterior Sampling, 2023; piksl-research/medforj, `medforj/inverse_tools.py`.
 """
