@@ -57,6 +57,9 @@ def generate(
     strategy: Annotated[
         str | None, typer.Option(help="noise, clean, velocity, flow or rflow, if the name of a MedForj file is silent.")
     ] = None,
+    memory: Annotated[
+        float | None, typer.Option(metavar="GIB", min=0.01, help="Stay within so much memory; default: what is free.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -80,8 +83,8 @@ def generate(
             typer.echo(f"warning: {warning}", err=True)
     sampling = Sampling(sampler, steps, eta)
     drawn = generate(
-        loaded, output, count, seed, sampling=sampling, size=voxels, spacing_mm=spacing, overwrite=overwrite,
-        progress=not quiet,
+        loaded, output, count, seed, sampling=sampling, size=voxels, spacing_mm=spacing,
+        memory=None if memory is None else memory * 2**30, overwrite=overwrite, progress=not quiet,
     )  # fmt: skip
     for written in drawn:
         typer.echo(str(written.path))

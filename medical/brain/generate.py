@@ -6,6 +6,7 @@ number, so a batch that was stopped, or is asked for more volumes, has the volum
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from medical.brain.memory import available, check_memory, measure
+from medical.brain.memory import available, choose
 from medical.brain.model import BrainModel, Sampling, check_size
 from medical.brain.output import Written, done, image_seed, volume_path, write_description, write_synthetic
 from shared.files import require_writable
@@ -30,6 +31,7 @@ def generate(
     sampling: Sampling | None = None,
     size: tuple[int, int, int] | None = None,
     spacing_mm: float | None = None,
+    memory: float | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Iterator[Written]:
@@ -45,8 +47,9 @@ def generate(
         sampling: how; None is the reference sampling.
         size: voxels along x, y, z; None is that of the training.
         spacing_mm: written voxel size; None is that of the training.
+        memory: bytes to stay within; None is what is free on the device.
         overwrite: replace volumes that were made with other settings.
-        progress: show a bar for each volume.
+        progress: tell the planned memory and show a bar for each volume, on standard error.
 
     Raises:
         InputError: a size or steps that the model cannot take, a volume that does not fit into memory, or a folder
@@ -61,8 +64,11 @@ def generate(
     paths = [volume_path(folder, number) for number in range(1, count + 1)]
     there = [done(path, fact, overwrite=overwrite) for path, fact in zip(paths, facts, strict=True)]
     if not all(there) and isinstance(model.network, torch.nn.Module):
-        need = measure(model.config, model.network)
-        check_memory(model.config, need, size, available(model.device), spacing_mm=spacing)
+        free = available(model.device) if memory is None else memory
+        plan = choose(model.config, model.network, size, free, spacing_mm=spacing)
+        model = plan.applied(model)
+        if progress:
+            sys.stderr.write(f"{plan}\n")
     warnings = off_training(model, size, spacing)
     write_description(folder, model.name)
     return _drawn(model, sampling, size, list(zip(paths, facts, there, strict=True)), warnings, progress)
@@ -108,6 +114,7 @@ def _drawn(
         if not there:
             generator = torch.Generator().manual_seed(facts["seed"])
             label = f"volume {number} of {len(volumes)}" if progress else None
+            facts["slabs"] = getattr(model.network, "slabs", 0)  # not compared: they change the rounding only
             x = model.draw(size, sampling, generator=generator, progress=label)
             write_synthetic(path, x, facts, warnings)
         yield Written(path, not there)
