@@ -69,6 +69,9 @@ def generate(
         typer.Option(metavar="NAME=VALUE", help="What the model is told, such as ventricles_cm3=30; repeatable."),
     ] = None,
     guidance: Annotated[float, typer.Option(min=0, help="Scale of classifier-free guidance; 1: none.")] = 1.0,
+    memory: Annotated[
+        float | None, typer.Option(metavar="GIB", min=0.01, help="Stay within so much memory; default: what is free.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -101,8 +104,8 @@ def generate(
     begin = None if start is None else read_start(start, strength)
     drawn = generate(
         loaded, output, count, seed, sampling=sampling, size=voxels, spacing_mm=spacing,
-        conditions=parsed(condition or [], loaded.config), guidance=guidance, start=begin, overwrite=overwrite,
-        progress=not quiet,
+        conditions=parsed(condition or [], loaded.config), guidance=guidance, start=begin,
+        memory=None if memory is None else memory * 2**30, overwrite=overwrite, progress=not quiet,
     )  # fmt: skip
     for written in drawn:
         typer.echo(str(written.path))

@@ -6,6 +6,7 @@ number, so a batch that was stopped, or is asked for more volumes, has the volum
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from medical.brain.memory import available, check_memory, measure
+from medical.brain.memory import available, choose
 from medical.brain.model import BrainModel, Sampling, check_size
 from medical.brain.output import Written, done, image_seed, volume_path, write_description, write_synthetic
 from medical.brain.start import Start
@@ -34,6 +35,7 @@ def generate(
     conditions: Mapping[str, float | str] | None = None,
     guidance: float = 1.0,
     start: Start | None = None,
+    memory: float | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Iterator[Written]:
@@ -52,8 +54,9 @@ def generate(
         conditions: what the network is told, by name.
         guidance: scale of classifier-free guidance; 1 is none.
         start: a volume that each one starts from; None is noise.
+        memory: bytes to stay within; None is what is free on the device.
         overwrite: replace volumes that were made with other settings.
-        progress: show a bar for each volume.
+        progress: tell the planned memory and show a bar for each volume, on standard error.
 
     Raises:
         InputError: a size, steps or conditions that the model cannot take, a volume that does not fit into memory, or
@@ -73,8 +76,11 @@ def generate(
     paths = [volume_path(folder, number) for number in range(1, count + 1)]
     there = [done(path, fact, overwrite=overwrite) for path, fact in zip(paths, facts, strict=True)]
     if not all(there) and isinstance(model.network, torch.nn.Module):
-        need = measure(model.config, model.network)
-        check_memory(model.config, need, size, available(model.device), spacing_mm=spacing)
+        free = available(model.device) if memory is None else memory
+        plan = choose(model.config, model.network, size, free, spacing_mm=spacing)
+        model = plan.applied(model)
+        if progress:
+            sys.stderr.write(f"{plan}\n")
     warnings = off_training(model, size, spacing)
     write_description(folder, model.name)
     return _drawn(model, sampling, size, start, list(zip(paths, facts, there, strict=True)), warnings, progress)
@@ -135,6 +141,7 @@ def _drawn(
         if not there:
             generator = torch.Generator().manual_seed(facts["seed"])
             label = f"volume {number} of {len(volumes)}" if progress else None
+            facts["slabs"] = getattr(model.network, "slabs", 0)  # not compared: they change the rounding only
             told = {} if facts["conditions"] is None else {name: facts[name] for name in ("conditions", "guidance")}
             x = model.draw(size, sampling, **told, start=start, generator=generator, progress=label)
             write_synthetic(path, x, facts, warnings)

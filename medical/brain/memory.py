@@ -1,92 +1,104 @@
-"""What a sampling needs of memory, and whether it is there.
+"""What the drawing of a volume needs of memory, whether it is there, and in how many slabs it fits.
 
-The activations of the network grow with the voxels and with nothing else, since its attention is fused. Two small
-calls, in which every tensor is watched from its making to its end, give the line
+At a given length along x the activations of the network grow with y z and with nothing else, since its attention is
+fused. Two calls on thin volumes of the full length, in which every tensor is watched from its making to its end, give
 
-    live bytes at the peak = fixed + a voxel * voxels
+    bytes of a call = fixed + a * y z
 
-and the need is the weights, the peak times `OVERHEAD`, and the few volumes of the sampler. `OVERHEAD` is for what torch
-does inside a convolution: measured once (docs/brain.md).
+for the network as it is, and for the network in slabs (`shared.memory.sliced`: the same results). The need is that, the
+weights, and the few volumes of the sampler.
 """
 
 from __future__ import annotations
 
 import os
-import weakref
-from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from medical.brain.config import BrainConfig
+from medical.brain.model import BrainModel
 from shared.errors import InputError
+from shared.memory import call_bytes, sliceable, sliced
 
-OVERHEAD = 1.25
+SLABS = (0, 4, 8, 16, 32, 64)  # what is tried, the fewest first; 0 is the network as it is
 SAMPLER_VOLUMES = 6  # x, the estimates of two calls, fresh noise, and room for the result's numpy copies
 FLOAT_BYTES = 4
-
-
-class LiveBytes(TorchDispatchMode):
-    """While open, counts the bytes of the tensors that operators make; `peak` is the most that lived at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._seen: set[int] = set()
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, torch.Tensor) and (key := value.untyped_storage()._cdata) not in self._seen:
-                storage = value.untyped_storage()
-                self._seen.add(key)
-                self.live += storage.nbytes()
-                self.peak = max(self.peak, self.live)
-                weakref.finalize(storage, self._end, key, storage.nbytes())
-        return result
-
-    def _end(self, key: int, size: int) -> None:
-        self._seen.discard(key)
-        self.live -= size
+THIN = 8  # voxels along y of the volumes of the measurement, at least
 
 
 @dataclass(frozen=True)
-class Need:
-    """Bytes as a line over the voxels of a volume.
+class Plan:
+    """Bytes that drawing a volume takes at most, and how the network is called.
 
     Attributes:
-        fixed: of the weights and of what does not grow.
-        a_voxel: of the activations and of the sampler.
+        size: voxels of the volume.
+        slabs: of the network, see `shared.memory.sliced`; 0 is the network as it is.
+        weights: bytes of the network.
+        call: bytes of a call of it at its peak.
+        sampler: bytes of the volumes around it.
     """
 
-    fixed: float
-    a_voxel: float
+    size: tuple[int, int, int]
+    slabs: int
+    weights: float
+    call: float
+    sampler: float
 
-    def bytes(self, size: tuple[int, int, int]) -> float:
-        """Return the bytes for a volume of this size."""
-        return self.fixed + self.a_voxel * size[0] * size[1] * size[2]
+    @property
+    def total(self) -> float:
+        """Return all bytes."""
+        return self.weights + self.call + self.sampler
+
+    def __str__(self) -> str:
+        how = f"in {self.slabs} slabs" if self.slabs else "in one piece"
+        return (
+            f"memory planned: {gib(self.total)} for {'x'.join(map(str, self.size))} {how} "
+            f"(network {gib(self.call)}, its weights {gib(self.weights)}, sampling {gib(self.sampler)})"
+        )
+
+    def applied(self, model: BrainModel) -> BrainModel:
+        """Return the model that draws in these slabs; the given one is not changed."""
+        if not self.slabs or not isinstance(model.network, nn.Module):
+            return model
+        model = copy(model)
+        model.network = sliced(model.network, self.slabs)
+        return model
 
 
-def measure(config: BrainConfig, network: nn.Module) -> Need:
-    """Return what a network needs, from two calls on small volumes."""
+def gib(amount: float) -> str:
+    """Return bytes for people."""
+    return f"{amount / 2**30:.2f} GiB"
+
+
+def measure(config: BrainConfig, network: nn.Module, size: tuple[int, int, int], slabs: int = 0) -> Plan:
+    """Return what a volume of this size needs, from two calls on thin ones.
+
+    Args:
+        config: of the network.
+        network: (x, times) -> prediction.
+        size: voxels, multiples of `config.multiple`.
+        slabs: 0 is the network as it is.
+    """
     parameter = next(network.parameters())
-    side = 2 * config.multiple
+    called = sliced(network, slabs) if slabs else network
+    side = max(config.multiple, THIN)
     peaks = []
-    for long in (side, 2 * side):
-        with torch.no_grad(), LiveBytes() as watched:
-            x = torch.zeros((1, 1, long, side, side), device=parameter.device)
-            network(x, torch.zeros(1, device=parameter.device))
-        peaks.append(watched.peak)
-    a_voxel = (peaks[1] - peaks[0]) / side**3
+    for z in (side, 2 * side):
+        x = torch.zeros((1, 1, size[0], side, z), device=parameter.device)
+        peaks.append(call_bytes(lambda x=x: called(x, torch.zeros(1, device=parameter.device))))  # type: ignore[misc]
+    slope = (peaks[1] - peaks[0]) / side**2
     weights = sum(value.numel() * value.element_size() for value in network.parameters())
-    return Need(weights + max(0.0, peaks[0] - a_voxel * side**3), OVERHEAD * a_voxel + SAMPLER_VOLUMES * FLOAT_BYTES)
+    return Plan(
+        size=size,
+        slabs=slabs,
+        weights=weights,
+        call=peaks[0] + slope * (size[1] * size[2] - side**2),
+        sampler=SAMPLER_VOLUMES * FLOAT_BYTES * size[0] * size[1] * size[2],
+    )
 
 
 def available(device: torch.device) -> float | None:
@@ -105,36 +117,57 @@ def available(device: torch.device) -> float | None:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def check_memory(
-    config: BrainConfig, need: Need, size: tuple[int, int, int], free: float | None, *, spacing_mm: float
-) -> None:
-    """Raise `InputError` if a volume of this size does not fit into `free` bytes; it names a size that would.
+def choose(
+    config: BrainConfig,
+    network: nn.Module,
+    size: tuple[int, int, int],
+    free: float | None,
+    *,
+    spacing_mm: float,
+) -> Plan:
+    """Return the plan with the fewest slabs that fits into `free` bytes; None is any amount.
 
-    That size keeps the field of view as nearly as the multiples of the network allow, with coarser voxels. It fits, but
-    a network draws well only on the grid of its training.
+    Args:
+        config: of the network.
+        network: in one piece where it fits; only MONAI's `DiffusionModelUNet` can be cut.
+        size: voxels.
+        free: bytes.
+        spacing_mm: voxel size, for the message.
+
+    Raises:
+        InputError: nothing fits; it names a size that would. That size keeps the field of view as nearly as the
+            multiples of the network allow, with coarser voxels. It fits, but a network draws well only on the grid of
+            its training.
     """
-    wanted = need.bytes(size)
-    if free is None or wanted <= free:
-        return
-    gigabytes = f"{wanted / 2**30:.1f} GiB for {'x'.join(map(str, size))}"
+    tried = SLABS if sliceable(network) else SLABS[:1]
+    for slabs in tried:
+        plan = measure(config, network, size, slabs)
+        if free is None or plan.total <= free:
+            return plan
+    assert free is not None
     fix = "Free memory or use another device: no size of this network fits."
-    if (smaller := largest_size(config, need, size, free)) is not None:
+    if (smaller := largest_size(config, network, size, free, tried[-1])) is not None:
         spacing = max(spacing_mm * old / new for old, new in zip(size, smaller, strict=True))
         fix = (
             f"{'x'.join(map(str, smaller))} would fit (--size; {spacing:.3g} mm voxels for the same field of view), "
             "of a model trained for that."
         )
-    raise InputError("memory", found=f"{free / 2**30:.1f} GiB free", expected=gigabytes, fix=fix)
+    raise InputError("memory", found=f"{gib(free)} free", expected=str(plan).partition(": ")[2], fix=fix)
 
 
 def largest_size(
-    config: BrainConfig, need: Need, size: tuple[int, int, int], free: float
+    config: BrainConfig, network: nn.Module, size: tuple[int, int, int], free: float, slabs: int
 ) -> tuple[int, int, int] | None:
-    """Return the largest size of about the same proportions that fits into `free` bytes, or None."""
+    """Return the largest size of about the same proportions that fits into `free` bytes in so many slabs, or None."""
     multiple = config.multiple
     longest = max(size)
-    for side in range(longest - longest % multiple, 0, -multiple):
-        x, y, z = (max(multiple, multiple * round(side * old / longest / multiple)) for old in size)
-        if need.bytes((x, y, z)) <= free:
-            return x, y, z
-    return None
+    fits, refused = 0, longest // multiple  # in multiples along the longest side
+    best = None
+    while refused - fits > 1:
+        middle = (fits + refused) // 2
+        x, y, z = (max(multiple, multiple * round(middle * old / longest)) for old in size)
+        if measure(config, network, (x, y, z), slabs).total <= free:
+            fits, best = middle, (x, y, z)
+        else:
+            refused = middle
+    return best

@@ -9,15 +9,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from medical.brain import memory
 from medical.brain.cli import app
 from medical.brain.config import BrainConfig
 from medical.brain.files import load_brain, save_brain
 from medical.brain.generate import generate
-from medical.brain.memory import LiveBytes, Need, check_memory, largest_size, measure
+from medical.brain.memory import SLABS, Plan, choose, largest_size, measure
 from medical.brain.model import BrainModel, Sampling
 from medical.brain.output import image_seed, to_voxels
 from shared.errors import InputError
+from shared.memory import call_bytes, sliced
 
 nibabel = pytest.importorskip("nibabel")
 pytest.importorskip("monai")
@@ -134,42 +134,51 @@ def test_intensities_are_a_fixed_scale_and_what_lies_beyond_is_counted():
         to_voxels(torch.full((2, 2, 2), torch.nan), 1.0)
 
 
-def test_live_bytes_follow_tensors_from_their_making_to_their_end():
-    with LiveBytes() as watched:
-        a = torch.zeros(1000)
-        b = a + 1
-        view = b[10:]
-        assert watched.live == 8000
-        del a
-        assert watched.live == 4000
-        c = view * 2
-        del b, view
-    assert (watched.peak, watched.live) == (8000, c.untyped_storage().nbytes())
+@pytest.mark.parametrize("slabs", [0, 4])
+def test_the_plan_of_a_volume_from_thin_ones_is_what_a_call_on_it_takes(model, slabs):
+    plan = measure(SMALL, model.network, (16, 24, 20), slabs)
+    network = sliced(model.network, slabs) if slabs else model.network
+    assert plan.call == pytest.approx(
+        call_bytes(lambda: network(torch.zeros(1, 1, 16, 24, 20), torch.zeros(1))), rel=0.1
+    )
+    assert plan.weights == sum(value.numel() * 4 for value in model.network.parameters())
+    assert plan.total == plan.call + plan.weights + 6 * 4 * 16 * 24 * 20
 
 
-def test_the_need_of_a_volume_is_a_line_that_a_larger_one_follows(model):
-    need = measure(SMALL, model.network)
-    weights = sum(value.numel() * 4 for value in model.network.parameters())
-    with torch.no_grad(), LiveBytes() as watched:
-        model.network(torch.zeros(1, 1, 16, 8, 12), torch.zeros(1))
-    expected = weights + memory.OVERHEAD * watched.peak + 6 * 4 * 16 * 8 * 12
-    assert need.bytes((16, 8, 12)) == pytest.approx(expected, rel=0.1)
-
-
-def test_a_volume_that_does_not_fit_is_refused_with_one_that_would(model, tmp_path, monkeypatch):
-    config = BrainConfig(strategy="flow")
-    need = Need(160e6, 1100.0)
-    check_memory(config, need, (192, 224, 192), 10e9, spacing_mm=1.0)
-    check_memory(config, need, (192, 224, 192), None, spacing_mm=1.0)
-    size = largest_size(config, need, (192, 224, 192), 2e9)
-    assert size is not None
-    assert all(side % 16 == 0 for side in size)
-    assert need.bytes(size) <= 2e9 < need.bytes(tuple(side + 16 for side in size))
-    with pytest.raises(InputError, match="x".join(map(str, size))):
-        check_memory(config, need, (192, 224, 192), 2e9, spacing_mm=1.0)
+def test_slabs_are_taken_where_the_whole_does_not_fit_and_else_a_size_is_named(model, tmp_path, monkeypatch):
+    size = (16, 24, 20)
+    whole, least = (measure(SMALL, model.network, size, slabs) for slabs in (0, SLABS[-1]))
+    assert choose(SMALL, model.network, size, whole.total, spacing_mm=4).slabs == 0
+    assert choose(SMALL, model.network, size, None, spacing_mm=4).slabs == 0
+    some = choose(SMALL, model.network, size, (whole.total + least.total) / 2, spacing_mm=4)
+    assert some.slabs > 0
+    assert some.total <= (whole.total + least.total) / 2
+    tight = 0.7 * least.total
+    fits = largest_size(SMALL, model.network, size, tight, SLABS[-1])
+    assert fits is not None
+    assert measure(SMALL, model.network, fits, SLABS[-1]).total <= tight
+    with pytest.raises(InputError, match="x".join(map(str, fits))):
+        choose(SMALL, model.network, size, tight, spacing_mm=4)
     with pytest.raises(InputError, match="no size"):
-        check_memory(config, need, (192, 224, 192), 1e6, spacing_mm=1.0)
-    monkeypatch.setattr("medical.brain.generate.available", lambda device: 1e5)
+        choose(SMALL, model.network, size, 1e4, spacing_mm=4)
+    monkeypatch.setattr("medical.brain.generate.available", lambda device: 1e4)
     with pytest.raises(InputError, match="GiB free"):
         generate(model, tmp_path, 1, 0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folded_network_with_conditions_draws_the_same_in_slabs():
+    config = BrainConfig(
+        strategy="velocity", channels=(8, 16), attention=(False, True), blocks=1, size=(16, 24, 16), spacing_mm=4,
+        fold="haar", conditions=({"name": "age", "between": (20, 80)},),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = brain_network(config).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model = BrainModel(config, network)
+    drawn = [
+        one.draw(sampling=FEW, conditions={"age": 50}, guidance=1.5, generator=torch.Generator().manual_seed(0))
+        for one in (model, Plan(config.size, 4, 0, 0, 0).applied(model))
+    ]
+    torch.testing.assert_close(drawn[1], drawn[0], atol=1e-5, rtol=0)
