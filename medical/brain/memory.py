@@ -62,10 +62,11 @@ class Plan:
 
     def applied(self, model: BrainModel) -> BrainModel:
         """Return the model that draws in these slabs; the given one is not changed."""
-        if not self.slabs or not isinstance(model.network, nn.Module):
+        network = model.network
+        if not self.slabs or not isinstance(network, nn.Module):
             return model
         model = copy(model)
-        model.network = sliced(model.network, self.slabs)
+        model.network = sliced(network, self.slabs)
         return model
 
 
