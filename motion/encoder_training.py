@@ -9,7 +9,6 @@ are seen, at the speed they were recorded at: a body that moves slower or backwa
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,9 @@ from motion.encoder import (
     seen_windows,
     windows_of,
 )
-from shared.checkpoint import load_checkpoint
 from shared.errors import InputError
-from shared.training import AveragedWeights
-from shared.training_run import CHECKPOINT, run_training, take_step
+from shared.training_run import begin_training, run_training, take_step
 
-MAY_DIFFER = {"name", "checkpoint_minutes", "log_every"}
 LEAST = 0.02
 STRIDE = 15  # frames between windows of statistics and of held-out losses
 
@@ -135,18 +131,9 @@ class EncoderTrainer:
         statistics = self._windows(self.inputs).flatten(0, 1)
         self.network.encoder.mean.copy_(statistics.mean(0))
         self.network.encoder.spread.copy_(statistics.std(0).clamp(min=LEAST))
-        self.average = AveragedWeights(self.network, settings.average)
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        self.average, self.optimiser, self.facts = begin_training(
+            self.network, settings, self.folder, collection.fingerprint.encode()
         )
-        digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
-        digest.update(collection.fingerprint.encode())
-        self.facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "fingerprint": digest.hexdigest(), "losses": {}}
-        path = self.folder / CHECKPOINT
-        if path.is_file():
-            self.facts |= load_checkpoint(
-                path, self.network, self.average, self.optimiser, str(self.facts["fingerprint"])
-            )
 
     @property
     def step(self) -> int:

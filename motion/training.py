@@ -13,7 +13,6 @@ Step n draws everything random from the seed and n, and a checkpoint holds netwo
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,14 +30,11 @@ from motion.config import MotionConfig, Settings
 from motion.files import ModelFile, save_model
 from motion.network import MotionTransformer
 from motion.windows import Windows, WindowSource
-from shared.checkpoint import load_checkpoint
 from shared.denoiser import Denoiser
 from shared.errors import InputError
 from shared.process import Time
-from shared.training import AveragedWeights
-from shared.training_run import CHECKPOINT, run_training, take_step
+from shared.training_run import begin_training, run_training, take_step
 
-MAY_DIFFER = {"name", "checkpoint_minutes", "log_every"}
 LEAST = 0.02
 STATISTICS_WINDOWS, HELD_OUT_WINDOWS = 512, 64
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -149,22 +145,14 @@ class MotionTrainer:
         if start is not None:
             self.network.load_state_dict(start.network)
         self.process = settings.model.process()
-        self.average = AveragedWeights(self.network, settings.average)
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
         self.weights = {
             "features": 1.0, "positions": settings.position_weight, "velocities": settings.velocity_weight,
             "rests": settings.rest_weight,
         }  # fmt: skip
-        digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
-        digest.update(self.identity().encode() + (b"" if start is None else start.sha256.encode()))
-        self.facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "fingerprint": digest.hexdigest(), "losses": {}}
-        path = self.folder / CHECKPOINT
-        if path.is_file():
-            self.facts |= load_checkpoint(
-                path, self.network, self.average, self.optimiser, str(self.facts["fingerprint"])
-            )
+        begun_with = b"" if start is None else start.sha256.encode()
+        self.average, self.optimiser, self.facts = begin_training(
+            self.network, settings, self.folder, self.identity().encode(), begun_with
+        )
 
     @property
     def step(self) -> int:

@@ -1,7 +1,8 @@
-"""The course of a training that logs, saves and resumes, and the step of its optimiser."""
+"""The beginning of a training, its course, which logs, saves and resumes, and the step of its optimiser."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -13,11 +14,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from shared.checkpoint import save_checkpoint
+from shared.checkpoint import load_checkpoint, save_checkpoint
 from shared.errors import InputError
 from shared.training import AveragedWeights, rate_share
 
 CHECKPOINT = "checkpoint.safetensors"
+MAY_DIFFER = {"name", "checkpoint_minutes", "log_every"}  # between a run and its continuation
 
 
 class Rhythm(Protocol):
@@ -54,6 +56,24 @@ class Rhythm(Protocol):
         ...
 
 
+class Recipe(Rhythm, Protocol):
+    """The settings of a training, all of which decide it but for `MAY_DIFFER`."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Return that of AdamW."""
+        ...
+
+    @property
+    def average(self) -> float:
+        """Return the largest decay of the average of weights."""
+        ...
+
+    def model_dump_json(self, *, exclude: Any = None) -> str:
+        """Return the settings as text, as pydantic does."""
+        ...
+
+
 class Trainer(Protocol):
     """A training in progress.
 
@@ -85,6 +105,31 @@ class Trainer(Protocol):
     def train_step(self) -> dict[str, float]:
         """Make one step, count it in the facts, and return its losses."""
         ...
+
+
+def begin_training(
+    network: nn.Module, settings: Recipe, folder: Path, *origin: bytes
+) -> tuple[AveragedWeights, torch.optim.Optimizer, dict[str, Any]]:
+    """Return average, optimiser and facts of a training at its start, or where the checkpoint of its folder stopped.
+
+    Args:
+        network: what learns, on its device; a checkpoint's weights are put into it.
+        settings: of the training.
+        folder: of the checkpoint.
+        origin: what decides the training beside the settings: a checkpoint fits no other.
+
+    Raises:
+        InputError: the folder holds another training.
+    """
+    average = AveragedWeights(network, settings.average)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
+    for part in origin:
+        digest.update(part)
+    facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "fingerprint": digest.hexdigest(), "losses": {}}
+    if (path := folder / CHECKPOINT).is_file():
+        facts |= load_checkpoint(path, network, average, optimiser, facts["fingerprint"])
+    return average, optimiser, facts
 
 
 def take_step(trainer: Trainer, loss: Tensor) -> None:

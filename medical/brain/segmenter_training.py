@@ -10,10 +10,8 @@ for small ones: a share of a thousandth in every voxel of the air costs the othe
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +20,8 @@ from torch import Tensor
 
 from medical.brain.segmenter import BrainSegmenter, SegmenterConfig, SegmenterNetwork, save_segmenter, standardised
 from medical.brain.segmenter_data import LabelledHead, labelled_heads, varied
-from shared.checkpoint import load_checkpoint
-from shared.training import AveragedWeights
-from shared.training_run import CHECKPOINT, run_training, take_step
+from shared.training_run import begin_training, run_training, take_step
 
-MAY_DIFFER = {"name", "checkpoint_minutes", "log_every"}
 HEADS_OF_SCORES = 24
 LEAST_VOXELS = 2.0  # c
 
@@ -96,15 +91,8 @@ class SegmenterTrainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.network = SegmenterNetwork(settings.model)
-        self.average = AveragedWeights(self.network, settings.average)
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
-        digest.update(" ".join(path.name for path in self.maps).encode())
-        self.facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "fingerprint": digest.hexdigest(), "losses": {}}
-        if (path := self.folder / CHECKPOINT).is_file():
-            self.facts |= load_checkpoint(path, self.network, self.average, self.optimiser, digest.hexdigest())
+        names = " ".join(path.name for path in self.maps)
+        self.average, self.optimiser, self.facts = begin_training(self.network, settings, self.folder, names.encode())
 
     def train_step(self) -> dict[str, float]:
         """Make one step and return its losses."""

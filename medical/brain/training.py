@@ -13,7 +13,6 @@ levels and noise each time.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -32,14 +31,11 @@ from medical.brain.heads import HeadSet, Source, found_files, load_heads
 from medical.brain.model import PREDICTIONS, STEPS, brain_process
 from medical.brain.network import brain_network
 from medical.simulation.contrast import Contrast
-from shared.checkpoint import load_checkpoint
 from shared.errors import InputError
 from shared.predictions import conversion, convert
 from shared.process import along_batch
-from shared.training import AveragedWeights
-from shared.training_run import CHECKPOINT, run_training, take_step
+from shared.training_run import begin_training, run_training, take_step
 
-MAY_DIFFER = {"name", "checkpoint_minutes", "log_every"}
 MEASURED = 16  # heads in each of the two losses of the log
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -147,18 +143,8 @@ class BrainTrainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.network = brain_network(settings.model).to(self.device)
-        self.average = AveragedWeights(self.network, settings.average)
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
-        digest.update(json.dumps([heads.subjects, heads.numbers, heads.words]).encode())
-        self.facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "fingerprint": digest.hexdigest(), "losses": {}}
-        path = self.folder / CHECKPOINT
-        if path.is_file():
-            self.facts |= load_checkpoint(
-                path, self.network, self.average, self.optimiser, str(self.facts["fingerprint"])
-            )
+        origin_of_heads = json.dumps([heads.subjects, heads.numbers, heads.words]).encode()
+        self.average, self.optimiser, self.facts = begin_training(self.network, settings, self.folder, origin_of_heads)
 
     @property
     def step(self) -> int:

@@ -15,7 +15,6 @@ Step n draws everything random from the seed and n, and a checkpoint holds netwo
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,12 +31,9 @@ from robotics.stereo.crops import Crops
 from robotics.stereo.files import save_stereo
 from robotics.stereo.networks import StereoNetwork, reduced
 from robotics.stereo.networks.upsample import FACTOR
-from shared.checkpoint import load_checkpoint
 from shared.errors import InputError
-from shared.training import AveragedWeights
-from shared.training_run import CHECKPOINT, run_training, take_step
+from shared.training_run import begin_training, run_training, take_step
 
-MAY_DIFFER = {"name", "checkpoint_minutes", "log_every"}
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -124,20 +120,10 @@ class StereoTrainer:
             self.network.load_state_dict(start)
         self.network.to(self.device)
         self.process = settings.model.process()
-        self.average = AveragedWeights(self.network, settings.average)
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        begun_with = (value.cpu().contiguous().numpy().tobytes() for value in (start or {}).values())
+        self.average, self.optimiser, self.facts = begin_training(
+            self.network, settings, self.folder, crops.fingerprint.encode(), *begun_with
         )
-        digest = hashlib.sha256(settings.model_dump_json(exclude=MAY_DIFFER).encode())
-        digest.update(crops.fingerprint.encode())
-        for value in (start or {}).values():
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-        self.facts: dict[str, Any] = {"step": 0, "seconds": 0.0, "fingerprint": digest.hexdigest(), "losses": {}}
-        path = self.folder / CHECKPOINT
-        if path.is_file():
-            self.facts |= load_checkpoint(
-                path, self.network, self.average, self.optimiser, str(self.facts["fingerprint"])
-            )
 
     @property
     def step(self) -> int:
