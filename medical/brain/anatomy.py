@@ -106,7 +106,12 @@ def read_anatomy(path: Path) -> Anatomy:
     """
     volume = to_lps(read_volume(path))
     labels = np.rint(volume.voxels).astype(np.int32)
-    return anatomy_of(labels, volume.spacing_mm, name=path.name.partition("_")[0].partition(".")[0], source=path)
+    return anatomy_of(labels, volume.spacing_mm, name=subject_of(path), source=path)
+
+
+def subject_of(path: Path) -> str:
+    """Return the subject that a file is of: the first part of its name, as BIDS has it."""
+    return path.name.partition("_")[0].partition(".")[0]
 
 
 def anatomy_of(

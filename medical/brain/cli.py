@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from medical.brain.cli_inverse import calibrate, solve, three
+from medical.brain.cli_inverse import calibrate, solve
 from medical.brain.cli_qc import qc, train_segmenter
 from medical.brain.cli_train import train
-from shared.errors import InputError
+from medical.brain.options import Strategy, loaded_model, three
 from shared.options import Device, Overwrite, Quiet, Seed
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -61,9 +61,7 @@ def generate(
     eta: Annotated[float, typer.Option(min=0, max=1, help="Share of fresh noise, of reference.")] = 0.0,
     start: Annotated[Path | None, typer.Option(help="Prepared volume to start from, instead of noise.")] = None,
     strength: Annotated[float, typer.Option(help="With --start: 0 keeps the volume, 1 forgets it.")] = 0.6,
-    strategy: Annotated[
-        str | None, typer.Option(help="noise, clean, velocity, flow or rflow, if the name of a MedForj file is silent.")
-    ] = None,
+    strategy: Strategy = None,
     condition: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="What the model is told, such as ventricles_cm3=30; repeatable."),
@@ -80,20 +78,13 @@ def generate(
     """Draw synthetic T1-weighted heads. Not for diagnosis. Run again to go on after a stop, or for more."""
     from medical.brain.calibrated import calibrated_sampling
     from medical.brain.conditions import parsed
-    from medical.brain.files import load_brain
     from medical.brain.generate import generate, off_training
-    from medical.brain.model import PREDICTIONS, Sampling
+    from medical.brain.model import Sampling
     from medical.brain.solve_files import read_start
-    from shared.devices import resolve_device
     from shared.weights import find
 
-    chosen = next((name for name in PREDICTIONS if name == strategy), None)
-    if chosen != strategy:
-        raise InputError(
-            "--strategy", found=repr(strategy), expected=f"one of {', '.join(PREDICTIONS)}", fix="Correct it."
-        )
     voxels = None if size is None else three(size, "--size")
-    loaded = load_brain(model, chosen, resolve_device(device))
+    loaded = loaded_model(model, strategy, device)
     if not quiet:
         for warning in off_training(loaded, voxels or loaded.config.size, spacing or loaded.config.spacing_mm):
             typer.echo(f"warning: {warning}", err=True)

@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from medical.brain.options import Strategy, loaded_model, three
 from shared.errors import InputError
 from shared.options import Device, Json, Overwrite, Quiet, Seed
 
 if TYPE_CHECKING:
     from medical.brain.inverse import Method
-    from medical.brain.model import BrainModel
 
 TASKS = ("inpaint", "slices", "blocks", "kspace", "kspace-magnitude", "denoise")
 ModelFile = Annotated[str, typer.Option(metavar="FILE", help="Model, as of `fewstep brain generate`.")]
-Strategy = Annotated[
-    str | None, typer.Option(help="noise, clean, velocity, flow or rflow, if the name of a MedForj file is silent.")
-]
 
 
 def solve(
@@ -70,7 +67,7 @@ def solve(
         cast("Method", chosen), samples, steps or (256 if chosen in ("dps", "released") else 50), zeta=zeta
     )  # fmt: skip
     paths = outputs(output, each=samples if each else 0, overwrite=overwrite)
-    loaded = _loaded(model, strategy, device)
+    loaded = loaded_model(model, strategy, device)
     generator = torch.Generator().manual_seed(seed)
     options = TaskOptions(
         simulate=simulate, mask=mask, noise=noise if noise is not None else (0.1 if task == "denoise" else 0.01),
@@ -132,7 +129,7 @@ def calibrate(
     for path in paths.values():
         refuse_existing(path, overwrite=overwrite)
         require_writable(path)
-    loaded = _loaded(model, strategy, device)
+    loaded = loaded_model(model, strategy, device)
     voxels = None if size is None else three(size, "--size")
     found: dict[str, float] = {}
     for n, path in paths.items():
@@ -147,25 +144,3 @@ def calibrate(
         typer.echo(str(path))
     if json is not None:
         write_numbers(json, found)
-
-
-def three(text: str, source: str) -> tuple[int, int, int]:
-    """Return the numbers of "XxYxZ"."""
-    parts = text.split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
-        raise InputError(source, found=repr(text), expected="XxYxZ, whole numbers", fix="Such as 192x224x192.")
-    x, y, z = map(int, parts)
-    return x, y, z
-
-
-def _loaded(name: str, strategy: str | None, device: str) -> BrainModel:
-    from medical.brain.files import load_brain
-    from medical.brain.model import PREDICTIONS
-    from shared.devices import resolve_device
-
-    chosen = next((known for known in PREDICTIONS if known == strategy), None)
-    if chosen != strategy:
-        raise InputError(
-            "--strategy", found=repr(strategy), expected=f"one of {', '.join(PREDICTIONS)}", fix="Correct it."
-        )
-    return load_brain(name, chosen, resolve_device(device))

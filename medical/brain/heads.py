@@ -19,8 +19,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from medical.brain.anatomy import STRUCTURES, read_anatomy
-from medical.brain.simulate import simulate_head
+from medical.brain.anatomy import STRUCTURES, read_anatomy, subject_of
+from medical.brain.simulate import head_seed, simulate_head
 from medical.brain.volume import WHITE, read_volume, to_lps
 from medical.simulation.contrast import Contrast
 from shared.errors import InputError
@@ -84,11 +84,6 @@ def found_files(folder: Path, sources: Sequence[Source]) -> list[tuple[str, Path
     return found
 
 
-def subject_of(path: Path) -> str:
-    """Return the subject that a file is of: the first part of its name, as BIDS has it."""
-    return path.name.partition("_")[0].partition(".")[0]
-
-
 def load_heads(
     files: Sequence[tuple[str, Path, Source]],
     cache: Path,
@@ -146,7 +141,7 @@ def _made(
         anatomy = read_anatomy(path)
         for place in range(index, wanted["count"], len(maps)):
             contrast = contrasts[place // len(maps) % len(contrasts)]
-            seed = int(np.random.SeedSequence([wanted["seed"], place]).generate_state(1)[0])
+            seed = head_seed(wanted["seed"], place)
             head = simulate_head(
                 anatomy, seed, size=(x, y, z), spacing_mm=wanted["spacing_mm"], contrast=contrast
             )  # fmt: skip

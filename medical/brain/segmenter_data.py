@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medical.brain.anatomy import CODES, STRUCTURES, Anatomy, read_anatomy
+from medical.brain.anatomy import CODES, STRUCTURES, Anatomy, read_anatomy, subject_of
 from medical.brain.segmenter import CLASSES, SegmenterConfig
-from medical.brain.simulate import Variation, deformed_codes, simulate_head
+from medical.brain.simulate import Variation, head_and_codes, head_seed
 from medical.simulation.contrast import Contrast
 from shared.errors import InputError
 from shared.files import atomic_path
@@ -79,10 +79,9 @@ def labelled_head(
         variation: likewise.
         size: voxels.
     """
-    head = simulate_head(
+    head, codes = head_and_codes(
         anatomy, seed, size=size, spacing_mm=config.spacing_mm, contrast=contrast, variation=variation
     )  # fmt: skip
-    codes = deformed_codes(anatomy, seed, size=size, spacing_mm=config.spacing_mm, variation=variation)
     classes = class_of_code(config.classes).to(torch.uint8)[codes.int()]
     parts = codes.shape[0] // size[0]
     shares = [F.avg_pool3d((classes == k)[None, None].float(), parts)[0, 0] for k in range(len(config.classes))]
@@ -113,15 +112,14 @@ def labelled_heads(
         if not path.is_file():
             if source not in anatomies:
                 anatomies[source] = read_anatomy(source)
-            own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
             head = labelled_head(
-                anatomies[source], own, config, contrast=CONTRASTS[number // len(maps) % len(CONTRASTS)],
-                variation=WIDER,
+                anatomies[source], head_seed(seed, number), config,
+                contrast=CONTRASTS[number // len(maps) % len(CONTRASTS)], variation=WIDER,
             )  # fmt: skip
             with atomic_path(path) as scratch:
                 save_file({"x": head.x.half(), "shares": (head.shares * 255).round().to(torch.uint8)}, scratch)
         tensors = load_file(path)
-        heads.append(LabelledHead(tensors["x"], tensors["shares"], source.name.partition("_")[0]))
+        heads.append(LabelledHead(tensors["x"], tensors["shares"], subject_of(source)))
     return heads
 
 

@@ -18,7 +18,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from medical.brain.segmenter import BrainSegmenter, SegmenterConfig, SegmenterNetwork, save_segmenter, standardised
+from medical.brain.anatomy import subject_of
+from medical.brain.segmenter import (
+    NOT_BRAIN,
+    BrainSegmenter,
+    SegmenterConfig,
+    SegmenterNetwork,
+    save_segmenter,
+    standardised,
+)
 from medical.brain.segmenter_data import LabelledHead, labelled_heads, varied
 from shared.training_run import begin_training, run_training, take_step
 
@@ -129,8 +137,8 @@ class SegmenterTrainer:
             "of_steps": settings.steps,
             "seconds": round(self.facts["seconds"]),
             "parameters": sum(value.numel() for value in network.parameters()),
-            "anatomies": [path.name.partition("_")[0] for path in self.maps],
-            "held_out": [path.name.partition("_")[0] for path in self.held_out],
+            "anatomies": [subject_of(path) for path in self.maps],
+            "held_out": [subject_of(path) for path in self.held_out],
             "losses": self.facts["losses"],
         }
         return made
@@ -201,8 +209,6 @@ def scores(segmenter: BrainSegmenter, heads: Sequence[LabelledHead]) -> dict[str
 
 
 def _in_brain(labels: Tensor, config: SegmenterConfig) -> Tensor:
-    from medical.brain.segmenter import NOT_BRAIN
-
     return ~torch.isin(labels, torch.tensor([config.classes.index(name) for name in NOT_BRAIN]))
 
 

@@ -112,9 +112,27 @@ def simulate_head(
         contrast: "T1w" has a signal for every structure; "T2w", "PD", "FLAIR" and "random" one for every tissue.
         variation: None is the default.
     """
+    return head_and_codes(
+        anatomy, seed, size=size, spacing_mm=spacing_mm, contrast=contrast, variation=variation
+    )[0]  # fmt: skip
+
+
+def head_and_codes(
+    anatomy: Anatomy,
+    seed: int,
+    *,
+    size: tuple[int, int, int] = SIZE,
+    spacing_mm: float = SPACING_MM,
+    contrast: Contrast = "T1w",
+    variation: Variation | None = None,
+) -> tuple[SimulatedHead, Tensor]:
+    """Return a head and the labels that it is painted on, (P X, P Y, P Z) uint8, P^3 to each voxel.
+
+    The labels are as the codes of `Anatomy`. Arguments as of `simulate_head`.
+    """
     variation = variation or Variation()
-    source = _source(seed)
-    parts = _parts(spacing_mm)
+    source = np.random.default_rng(np.random.SeedSequence([seed, 2**31 + 7]))
+    parts = max(math.ceil(spacing_mm / COARSEST_MM - 1e-6), 1 if spacing_mm <= WHOLE_MM else 2)
     fine, fine_mm = tuple(parts * n for n in size), spacing_mm / parts
     codes = _looked_up(anatomy.codes, _where(anatomy, fine, fine_mm, variation, source))
     counts = torch.bincount(codes.flatten(), minlength=len(CODES)).tolist()
@@ -128,7 +146,7 @@ def simulate_head(
     signal = torch.hypot(signal + real, imaginary)
     low, high = np.percentile(signal.numpy(), PERCENTILES)
     middle = slice(parts // 2, None, parts)
-    return SimulatedHead(
+    head = SimulatedHead(
         ((signal - low) / max(high - low, 1e-6)).clamp(0, 1) * 2 - 1,
         torch.tensor([*CODES, 507], dtype=torch.int16)[codes[middle, middle, middle].long()],
         {name: sum(volume[code] for code in codes) for name, codes in STRUCTURES.items()},
@@ -137,32 +155,12 @@ def simulate_head(
         seed,
         contrast,
     )
+    return head, codes
 
 
-def deformed_codes(
-    anatomy: Anatomy,
-    seed: int,
-    *,
-    size: tuple[int, int, int] = SIZE,
-    spacing_mm: float = SPACING_MM,
-    variation: Variation | None = None,
-) -> Tensor:
-    """Return the labels that the head of these arguments is painted on, (P X, P Y, P Z) uint8, P^3 to each voxel.
-
-    They are as the codes of `Anatomy`. Arguments as of `simulate_head`.
-    """
-    parts = _parts(spacing_mm)
-    fine = tuple(parts * n for n in size)
-    where = _where(anatomy, fine, spacing_mm / parts, variation or Variation(), _source(seed))
-    return _looked_up(anatomy.codes, where)
-
-
-def _source(seed: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence([seed, 2**31 + 7]))
-
-
-def _parts(spacing_mm: float) -> int:
-    return max(math.ceil(spacing_mm / COARSEST_MM - 1e-6), 1 if spacing_mm <= WHOLE_MM else 2)
+def head_seed(seed: int, number: int) -> int:
+    """Return the seed of the head of this number in a set."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 def _where(
