@@ -1,11 +1,14 @@
-"""NIfTI-1 output: voxels in scanner coordinates, as nibabel, FSL, SPM and ANTs read them.
+"""NIfTI-1: what is no image ends in one clear line, and output that nibabel, FSL, SPM and ANTs read alike.
 
-Array axes are (x, y, z) = (read, phase, slice); qform and sform carry the same affine with code 1 (scanner anatomical
-coordinates), units are millimetres, and `dim_info` names the axes so that distortion correction finds them.
+Voxels are written in scanner coordinates. Array axes are (x, y, z) = (read, phase, slice); qform and sform carry the
+same affine with code 1 (scanner anatomical coordinates), units are millimetres, and `dim_info` names the axes so that
+distortion correction finds them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,30 @@ import torch
 from torch import Tensor
 
 from medical.images import Image
-from shared.errors import MissingExtra
+from shared.errors import InputError, MissingExtra
 
 SCANNER_COORDINATES = 1
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Give the image of a file, as nibabel has it; its voxels are read inside the block.
+
+    Raises:
+        InputError: no readable NIfTI, found when it is opened or when its voxels are read.
+        MissingExtra: nibabel is not installed.
+    """
+    try:
+        import nibabel
+        from nibabel.filebasedimages import ImageFileError
+    except ImportError as error:
+        raise MissingExtra("nibabel", extra="medical", purpose="to read NIfTI") from error
+    try:
+        yield nibabel.load(path)
+    except (OSError, EOFError, ValueError, ImageFileError) as error:
+        raise InputError(
+            path, found="no readable NIfTI image", expected="a .nii or .nii.gz file", fix="Check the path."
+        ) from error
 
 
 def write_magnitude(image: Image, path: Path) -> dict[str, Any]:

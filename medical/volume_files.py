@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medical.nifti import opened
 from shared.errors import InputError, MissingExtra
 
 FORMATS = ".nii, .nii.gz, .h5 or .npy"
@@ -64,19 +65,9 @@ def read_volume(path: Path, key: str | None = None) -> Volume:
 
 
 def _read_nifti(path: Path) -> Volume:
-    try:
-        import nibabel
-        from nibabel.filebasedimages import ImageFileError
-    except ImportError as error:
-        raise MissingExtra("nibabel", extra="medical", purpose="to read NIfTI") from error
-    try:
-        file = nibabel.load(path)
-        voxels = np.abs(np.asanyarray(file.dataobj))
-    except (OSError, EOFError, ValueError, ImageFileError) as error:
-        raise InputError(
-            path, found="no readable NIfTI image", expected="a .nii or .nii.gz file", fix="Check the path."
-        ) from error
-    return Volume(_volume(path, voxels).permute(2, 1, 0).contiguous(), np.asarray(file.affine))
+    with opened(path) as file:
+        voxels, affine = np.abs(np.asanyarray(file.dataobj)), np.asarray(file.affine)
+    return Volume(_volume(path, voxels).permute(2, 1, 0).contiguous(), affine)
 
 
 def _read_hdf5(path: Path, key: str | None) -> Volume:

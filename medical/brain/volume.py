@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.errors import InputError, MissingExtra
+from medical.nifti import opened
+from shared.errors import InputError
 
 ALIGNED, SCANNER = 2, 1  # NIfTI codes of the qform and the sform that MedForj writes
 WHITE = 65535  # uint16 of the intensity x = 1; x = -1 is 0
@@ -44,19 +45,9 @@ def read_volume(path: Path) -> Volume:
         InputError: no readable NIfTI, several volumes, no numbers, voxels that are not finite, or no invertible affine.
         MissingExtra: nibabel is not installed.
     """
-    try:
-        import nibabel
-        from nibabel.filebasedimages import ImageFileError
-    except ImportError as error:
-        raise MissingExtra("nibabel", extra="medical", purpose="to read NIfTI") from error
-    try:
-        file = nibabel.load(path)
+    with opened(path) as file:
         shape, affine = file.shape, np.asarray(file.affine, dtype=np.float64)
         voxels = np.asanyarray(file.dataobj)
-    except (OSError, EOFError, ValueError, ImageFileError) as error:
-        raise InputError(
-            path, found="no readable NIfTI image", expected="a .nii or .nii.gz file", fix="Check the path."
-        ) from error
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
     if voxels.ndim != 3 or 0 in voxels.shape or voxels.dtype.kind not in "biuf":

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from medical.brain.prepare import PERCENTILES
 from medical.brain.volume import WHITE, Volume, read_volume, to_lps
+from medical.nifti import opened
 from medical.sidecar import sidecar_path
 from shared.errors import InputError
 from shared.progress import tracked
@@ -126,11 +127,18 @@ def grid_of(sources: Sequence[Source]) -> Grid:
 
 
 def on_fixed_scale(sources: Sequence[Source]) -> bool:
-    """Return whether all files have fewstep's scale, on which 0 ... 65535 means the same in every volume."""
-    import nibabel
+    """Return whether all files have fewstep's scale, on which 0 ... 65535 means the same in every volume.
 
-    headers = [nibabel.load(source.path).header for source in sources]
-    return all(h.get_data_dtype() == np.uint16 and "cal_max" in h and h["cal_max"] == WHITE for h in headers)
+    Raises:
+        InputError: no readable NIfTI.
+    """
+
+    def has(path: Path) -> bool:
+        with opened(path) as file:
+            header = file.header
+        return header.get_data_dtype() == np.uint16 and "cal_max" in header and bool(header["cal_max"] == WHITE)
+
+    return all(has(source.path) for source in sources)
 
 
 def read_heads(sources: Sequence[Source], grid: Grid, *, fixed: bool, progress: str | None = None) -> Iterator[Head]:

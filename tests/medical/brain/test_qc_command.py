@@ -123,6 +123,10 @@ def test_bad_folders_and_volumes_are_named(folders, tmp_path):
     write(one, head(0), mm=3.0)
     with pytest.raises(InputError, match="3 x 3 x 3 mm"):
         heads_of(tmp_path)
+    for broken in (b"", b"no image"):
+        other.write_bytes(broken)
+        with pytest.raises(InputError, match=r"b_T1w.*no readable NIfTI"):
+            quality(tmp_path, folders / "real", load_segmenter(), SETTINGS)
     with pytest.raises(InputError, match="MeshNet, and volumes of 4 mm"):
         quality(folders / "made", folders / "real", load_segmenter(), SETTINGS, meshnet=object())  # type: ignore[arg-type]
     with pytest.raises(InputError, match="--features"):
