@@ -41,6 +41,8 @@ def _lines(config: BrainConfig, facts: dict[str, Any]) -> list[str]:
     recipe, losses = facts["recipe"], facts["losses"]
     size = " x ".join(map(str, config.size))
     folded = ", on the Haar coefficients of 2 x 2 x 2 voxels" if config.fold == "haar" else ""
+    if config.skip == "stationary":
+        folded += ", around the estimate of a Gaussian model of the heads"
     made = "simulated from label maps" if facts["simulated"] else "prepared volumes"
     conditions = [
         f"{name} {low:g} to {high:g} (median {middle:g})" for name, (low, middle, high) in facts["conditions"].items()
@@ -61,7 +63,7 @@ def _lines(config: BrainConfig, facts: dict[str, Any]) -> list[str]:
         f"- **Conditions**: {'; '.join(conditions) or 'none'}.",
         f"- **Recipe**: {facts['steps']} of {facts['of_steps']} steps of AdamW, batch {recipe['batch']}, rate "
         f"{recipe['learning_rate']:g} falling along a half cosine, average of weights {recipe['average']:g}, "
-        f"{recipe['precision']}, seed {recipe['seed']}, {facts['seconds']} s.",
+        f"weight decay {recipe['weight_decay']:g}, {recipe['precision']}, seed {recipe['seed']}, {facts['seconds']} s.",
         f"- **Losses** at the end: {', '.join(f'{name} {value:.4f}' for name, value in losses.items())}. `seen` and "
         "`held_out` are of the averaged weights, on heads trained on and of held-out subjects.",
         f"- **Command**: `fewstep brain train {facts['name']} --data FOLDER -o {Path(facts['name']).name}.safetensors`",

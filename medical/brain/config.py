@@ -55,6 +55,7 @@ class BrainConfig(BaseModel):
         size: voxels along x, y, z (to the left, posterior, superior).
         spacing_mm: edge of a voxel.
         fold: "haar" has the network work on the eight Haar coefficients of each block of 2 x 2 x 2 voxels.
+        skip: "stationary" has it correct the estimate of a Gaussian model of the heads, `medical.brain.stationary`.
         conditions: what the network may be told; each may stay unknown.
     """
 
@@ -70,6 +71,7 @@ class BrainConfig(BaseModel):
     size: tuple[PositiveInt, PositiveInt, PositiveInt] = SIZE
     spacing_mm: PositiveFloat = SPACING_MM
     fold: Literal["none", "haar"] = "none"
+    skip: Literal["none", "stationary"] = "none"
     conditions: tuple[Condition, ...] = ()
 
     @model_validator(mode="after")
@@ -85,6 +87,8 @@ class BrainConfig(BaseModel):
             raise ValueError(f"channels {attending} must be multiples of head_channels {self.head_channels}")
         if any(side % self.multiple for side in self.size):
             raise ValueError(f"size {self.size} must be multiples of {self.multiple}")
+        if self.skip == "stationary" and self.fold != "haar":
+            raise ValueError("skip: stationary needs fold: haar")
         names = [condition.name for condition in self.conditions]
         if len(set(names)) < len(names):
             raise ValueError(f"conditions {names} must differ in name")

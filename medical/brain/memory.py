@@ -76,7 +76,7 @@ def gib(amount: float) -> str:
 
 
 def measure(config: BrainConfig, network: nn.Module, size: tuple[int, int, int], slabs: int = 0) -> Plan:
-    """Return what a volume of this size needs, from two calls on thin ones.
+    """Return what a volume of this size needs, from two calls on thin ones, or from one of a network of one size.
 
     Args:
         config: of the network.
@@ -86,18 +86,23 @@ def measure(config: BrainConfig, network: nn.Module, size: tuple[int, int, int],
     """
     parameter = next(network.parameters())
     called = sliced(network, slabs) if slabs else network
-    side = max(config.multiple, THIN)
-    peaks = []
-    for z in (side, 2 * side):
-        x = torch.zeros((1, 1, size[0], side, z), device=parameter.device)
-        peaks.append(call_bytes(lambda x=x: called(x, torch.zeros(1, device=parameter.device))))  # type: ignore[misc]
-    slope = (peaks[1] - peaks[0]) / side**2
+
+    def peak(y: int, z: int) -> float:
+        x = torch.zeros((1, 1, size[0], y, z), device=parameter.device)
+        return call_bytes(lambda: called(x, torch.zeros(1, device=parameter.device)))
+
+    if config.skip == "stationary":
+        call = peak(*size[1:])
+    else:
+        side = max(config.multiple, THIN)
+        thin, wide = peak(side, side), peak(side, 2 * side)
+        call = thin + (wide - thin) / side**2 * (size[1] * size[2] - side**2)
     weights = sum(value.numel() * value.element_size() for value in network.parameters())
     return Plan(
         size=size,
         slabs=slabs,
         weights=weights,
-        call=peaks[0] + slope * (size[1] * size[2] - side**2),
+        call=call,
         sampler=SAMPLER_VOLUMES * FLOAT_BYTES * size[0] * size[1] * size[2],
     )
 
@@ -160,6 +165,8 @@ def largest_size(
     config: BrainConfig, network: nn.Module, size: tuple[int, int, int], free: float, slabs: int
 ) -> tuple[int, int, int] | None:
     """Return the largest size of about the same proportions that fits into `free` bytes in so many slabs, or None."""
+    if config.skip == "stationary":
+        return None
     multiple = config.multiple
     longest = max(size)
     fits, refused = 0, longest // multiple  # in multiples along the longest side

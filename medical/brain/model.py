@@ -58,6 +58,11 @@ def brain_process(strategy: Strategy) -> NoiseProcess:
     return VariancePreserving.from_betas(torch.linspace(*BETAS, STEPS, dtype=torch.float64))
 
 
+def told_level(strategy: Strategy, times: Tensor) -> Tensor:
+    """Return the levels t, float64, that networks are told as `times`: the inverse of the process's `network_time`."""
+    return (times.double() + (strategy != "rflow")) / STEPS
+
+
 def reference_grid(strategy: Strategy, steps: int) -> Grid:
     """Return MedForj's levels for so many steps.
 
@@ -205,6 +210,11 @@ class BrainModel:
 
 def check_size(config: BrainConfig, size: tuple[int, int, int]) -> None:
     """Raise `InputError` unless the network takes volumes of this size."""
+    if config.skip == "stationary" and size != config.size:
+        raise InputError(
+            "size", found="x".join(map(str, size)), expected="x".join(map(str, config.size)) + ", the grid of its mean",
+            fix="Use that size, or a model without skip: stationary.",
+        )  # fmt: skip
     multiple = config.multiple
     if any(side < multiple or side % multiple for side in size):
         near = [max(multiple, multiple * round(side / multiple)) for side in size]

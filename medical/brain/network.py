@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from medical.brain.conditions import ConditionEmbedding
 from medical.brain.config import BrainConfig
+from medical.brain.model import PREDICTIONS, brain_process, told_level
+from medical.brain.stationary import StationaryModel
 from shared.errors import MissingExtra
+from shared.predictions import convert
+from shared.process import along_batch
 
 
 def haar(x: Tensor) -> Tensor:
@@ -32,16 +36,18 @@ def unhaar(x: Tensor) -> Tensor:
 
 
 class ConditionedUNet(nn.Module):
-    """A `DiffusionModelUNet` behind a fold and told conditions.
+    """A `DiffusionModelUNet` behind a fold and told conditions, perhaps around the estimate of a Gaussian model.
 
     Args:
-        unet: with eight channels in and out if folded.
+        unet: with eight channels out if folded, and in as `entering` says.
         config: of the network.
     """
 
     def __init__(self, unet: nn.Module, config: BrainConfig) -> None:
         super().__init__()
         self.unet, self.folded, self.told = unet, config.fold == "haar", len(config.conditions)
+        self.strategy = config.strategy
+        self.heads = StationaryModel(config.size) if config.skip == "stationary" else None
         if config.conditions:  # MONAI adds what its class embedding makes of the labels to that of the time
             unet.num_class_embeds = self.told  # type: ignore[assignment]
             unet.class_embedding = ConditionEmbedding(config.conditions, 4 * config.channels[0])
@@ -58,8 +64,35 @@ class ConditionedUNet(nn.Module):
         if self.told:
             unknown = torch.full((1, self.told), torch.nan, device=x.device)
             labels = (unknown if conditions is None else conditions.to(x)).expand(len(x), -1)
+        if self.heads is not None:
+            return self._around(self.heads, x, times, labels)
         answer: Tensor = self.unet(haar(x) if self.folded else x, times, class_labels=labels)
         return unhaar(answer) if self.folded else answer
+
+    def _around(self, heads: StationaryModel, x: Tensor, times: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the prediction of g + s F, F the answer of the U-Net to what came in, g and the mean, band by band."""
+        process, t = brain_process(self.strategy), told_level(self.strategy, times)
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            g, left = heads.estimate(x, alpha, sigma)
+            entered = torch.cat(
+                [
+                    haar(x - along_batch(alpha, x) * heads.mean) / _spread(heads.entering(alpha, sigma)),
+                    haar(g - heads.mean) / _spread(heads.entering(torch.ones(1), torch.zeros(1))),
+                    haar(heads.mean.expand(len(x), 1, -1, -1, -1))[:, :1],
+                ],
+                dim=1,
+            )
+        answer = self.unet(entered, times, class_labels=labels).float()
+        estimate = g + unhaar(_spread(left) * answer)
+        return convert(
+            estimate, x, t, process, source="sample", target=PREDICTIONS[self.strategy]
+        )  # fmt: skip
+
+
+def _spread(bands: Tensor) -> Tensor:
+    return bands[:, :, None, None, None]
 
 
 def brain_network(config: BrainConfig) -> nn.Module:
@@ -77,9 +110,10 @@ def brain_network(config: BrainConfig) -> nn.Module:
         raise MissingExtra(error.name or "monai", extra="brain", purpose="for the network of brain volumes") from error
 
     channels = 8 if config.fold == "haar" else 1
+    entering = 2 * channels + 1 if config.skip == "stationary" else channels
     network: nn.Module = DiffusionModelUNet(
         spatial_dims=3,
-        in_channels=channels,
+        in_channels=entering,
         out_channels=channels,
         channels=config.channels,
         attention_levels=config.attention,

@@ -29,7 +29,7 @@ from medical.brain.config import BrainConfig
 from medical.brain.files import save_brain
 from medical.brain.heads import HeadSet, Source, found_files, load_heads
 from medical.brain.model import PREDICTIONS, STEPS, brain_process
-from medical.brain.network import brain_network
+from medical.brain.network import ConditionedUNet, brain_network
 from medical.simulation.contrast import Contrast
 from shared.errors import InputError
 from shared.predictions import conversion, convert
@@ -142,7 +142,10 @@ class BrainTrainer:
         self.process = brain_process(settings.model.strategy)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.network = brain_network(settings.model).to(self.device)
+            self.network = brain_network(settings.model)
+        if isinstance(self.network, ConditionedUNet) and self.network.heads is not None:
+            self.network.heads.fit(heads.x, mirrored=settings.mirror)
+        self.network.to(self.device)
         origin_of_heads = json.dumps([heads.subjects, heads.numbers, heads.words]).encode()
         self.average, self.optimiser, self.facts = begin_training(self.network, settings, self.folder, origin_of_heads)
 

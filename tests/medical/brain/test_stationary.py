@@ -1,0 +1,170 @@
+"""The Gaussian model of heads against dense covariances, and networks around it against exact predictions."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.fft
+import torch
+
+pytest.importorskip("monai")
+pytest.importorskip("einops")
+
+from medical.brain.config import BrainConfig
+from medical.brain.files import load_brain, save_brain
+from medical.brain.heads import HeadSet
+from medical.brain.memory import choose, measure
+from medical.brain.model import PREDICTIONS, STEPS, BrainModel, Sampling, brain_process, told_level
+from medical.brain.network import brain_network, haar
+from medical.brain.stationary import StationaryModel, along_axes, cosines, haar_shares
+from medical.brain.training import BrainTrainer, BrainTraining
+from shared.errors import InputError
+from shared.sampling import sample
+
+SIZE = (8, 12, 4)
+
+
+def config(strategy: str = "velocity") -> BrainConfig:
+    return BrainConfig(
+        strategy=strategy, channels=(8, 8), attention=(False, False), blocks=1, groups=2, size=SIZE, spacing_mm=4,
+        fold="haar", skip="stationary",
+    )  # fmt: skip
+
+
+def random_model(seed: int = 0) -> StationaryModel:
+    source = torch.Generator().manual_seed(seed)
+    model = StationaryModel(SIZE)
+    model.mean.copy_(torch.randn(SIZE, generator=source))
+    model.log_variance.copy_(2 * torch.randn(SIZE, generator=source) - 2)
+    return model
+
+
+def fields(model: StationaryModel, count: int) -> torch.Tensor:
+    """Draw from a model, (count, X, Y, Z), by SciPy's inverse transform."""
+    white = torch.randn((count, *SIZE), generator=torch.Generator().manual_seed(1))
+    coloured = (white * (model.log_variance / 2).exp()).numpy()
+    return model.mean + torch.from_numpy(scipy.fft.idctn(coloured, axes=(1, 2, 3), norm="ortho"))
+
+
+def test_the_transform_is_scipys() -> None:
+    x = torch.randn(3, *SIZE, generator=torch.Generator().manual_seed(0))
+    expected = torch.from_numpy(scipy.fft.dctn(x.numpy(), axes=(1, 2, 3), norm="ortho"))
+    torch.testing.assert_close(along_axes(x, map(cosines, SIZE)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_shares_of_the_bands_are_those_of_every_wave() -> None:
+    count = math.prod(SIZE)
+    waves = scipy.fft.idctn(torch.eye(count).reshape(count, *SIZE).numpy(), axes=(1, 2, 3), norm="ortho")
+    found = haar(torch.from_numpy(waves)[:, None]).square().mean((2, 3, 4))
+    torch.testing.assert_close(haar_shares(SIZE).T, found, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.6, 0.999])
+def test_the_estimate_is_that_of_the_dense_gaussian(sigma: float) -> None:
+    """g = m + alpha S (alpha^2 S + sigma^2)^-1 (x - alpha m), and the posterior's covariance seen in the Haar bands."""
+    model, count, alpha = random_model(), math.prod(SIZE), math.sqrt(1 - sigma**2)
+    waves = torch.eye(count).reshape(count, *SIZE).numpy()
+    basis = torch.from_numpy(scipy.fft.idctn(waves, axes=(1, 2, 3), norm="ortho")).reshape(count, count).double()
+    covariance = basis.T @ torch.diag(model.log_variance.exp().flatten().double()) @ basis
+    gain = alpha * covariance @ torch.linalg.inv(alpha**2 * covariance + sigma**2 * torch.eye(count))
+    x = torch.randn(2, 1, *SIZE, generator=torch.Generator().manual_seed(2))
+    mean = model.mean.flatten().double()
+    expected = mean + (x.flatten(1).double() - alpha * mean) @ gain.T
+    g, left = model.estimate(x, torch.tensor([alpha, alpha]), torch.tensor([sigma, sigma]))
+    torch.testing.assert_close(g.flatten(1).double(), expected, rtol=1e-3, atol=1e-4)
+    posterior = covariance - gain @ (alpha * covariance)
+    folding = haar(torch.eye(count).reshape(count, 1, *SIZE)).flatten(2).double()  # (voxels, 8, places)
+    variances = torch.einsum("vbp,vw,wbp->bp", folding, posterior, folding).mean(1)
+    torch.testing.assert_close(left.double(), variances.sqrt().expand(2, -1), rtol=1e-3, atol=1e-4)
+    entering = model.entering(torch.tensor([alpha]), torch.tensor([sigma]))[0].double()
+    noisy = torch.einsum("vbp,vw,wbp->bp", folding, alpha**2 * covariance, folding).mean(1) + sigma**2
+    torch.testing.assert_close(entering, noisy.sqrt(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_fit_finds_mean_and_spectrum_and_mirrors_both() -> None:
+    truth, fitted = random_model(), StationaryModel(SIZE)
+    drawn = fields(truth, 3000)
+    fitted.fit(drawn, mirrored=False)
+    torch.testing.assert_close(fitted.mean, drawn.mean(0), rtol=1e-4, atol=1e-4)
+    assert float((fitted.log_variance - truth.log_variance).abs().max()) < 0.15
+    fitted.fit(drawn, mirrored=True)
+    torch.testing.assert_close(fitted.mean, fitted.mean.flip(0))
+    both, doubled = StationaryModel(SIZE), torch.cat([drawn, drawn.flip(1)])
+    both.fit(doubled, mirrored=False)
+    torch.testing.assert_close(fitted.log_variance, both.log_variance, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("strategy", list(PREDICTIONS))
+def test_an_untrained_network_is_the_gaussian_model_whatever_it_predicts(strategy: str) -> None:
+    torch.manual_seed(0)
+    network = brain_network(config(strategy)).eval()
+    heads = random_model()
+    network.heads.load_state_dict(heads.state_dict())
+    process = brain_process(strategy)
+    denoiser = BrainModel(config(strategy), network).denoiser(limited=False)
+    x = torch.randn(2, 1, *SIZE, generator=torch.Generator().manual_seed(3))
+    for entry in (1, 200, 700, 999):
+        t = entry / STEPS
+        times = process.network_time(torch.tensor([t]))
+        torch.testing.assert_close(told_level(strategy, times), torch.tensor([t], dtype=torch.float64))
+        with torch.no_grad():
+            expected, _ = heads.estimate(x, process.alpha(torch.tensor([t])), process.sigma(torch.tensor([t])))
+            torch.testing.assert_close(denoiser(x, t), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_what_it_draws_untrained_has_the_spectrum_of_the_heads() -> None:
+    torch.manual_seed(0)
+    network, heads = brain_network(config()).eval(), random_model()
+    network.heads.load_state_dict(heads.state_dict())
+    model = BrainModel(config(), network)
+    grid, solver = Sampling("multistep", 40).grid("velocity"), Sampling("multistep", 40).solver()
+    noise = torch.randn(400, 1, *SIZE, generator=torch.Generator().manual_seed(4))
+    drawn = sample(model.denoiser(limited=False), noise, grid, solver)[:, 0]
+    fitted = StationaryModel(SIZE)
+    fitted.fit(drawn, mirrored=False)
+    strong = heads.log_variance > -2  # weaker ones drown in the error of 40 steps
+    assert float((fitted.log_variance - heads.log_variance)[strong].abs().max()) < 0.4
+    assert float((fitted.log_variance - heads.log_variance)[strong].mean().abs()) < 0.05
+
+
+def test_training_begins_at_the_loss_of_the_gaussian_model_and_its_file_keeps_it(tmp_path: Path) -> None:
+    truth = random_model()
+    heads = HeadSet(0.2 * fields(truth, 200), ("a",) * 200, {}, {})
+    recipe = BrainTraining.model_validate(
+        {"name": "medical/tiny", "model": config(), "steps": 2, "batch": 2, "precision": "bfloat16",
+         "data": [{"files": "*", "kind": "labels", "licence": "CC0"}], "mirror": False}
+    )  # fmt: skip
+    trainer = BrainTrainer(recipe, heads, heads, tmp_path / "work")
+    assert float((trainer.network.heads.log_variance - truth.log_variance - 2 * math.log(0.2)).abs().max()) < 0.5
+    _, left = trainer.network.heads.estimate(torch.zeros(1, 1, *SIZE), torch.tensor([0.8]), torch.tensor([0.6]))
+    t = brain_process("velocity").time_of_log_snr(math.log(0.8 / 0.6)).expand(200)
+    with torch.no_grad():
+        loss = trainer.losses(heads.x[:, None], t, None, np.random.default_rng(0)).mean()
+    torch.testing.assert_close(float(loss), float(left.square().mean()) / 0.6**2, rtol=0.03, atol=0)
+    trainer.run()
+    trainer.export(tmp_path / "tiny.safetensors", half=True)
+    loaded = load_brain(tmp_path / "tiny.safetensors")
+    torch.testing.assert_close(loaded.network.heads.mean, trainer.network.heads.mean, rtol=1e-3, atol=1e-3)
+    assert loaded.draw(sampling=Sampling(steps=3), generator=torch.Generator().manual_seed(0)).shape == SIZE
+    assert torch.equal(trainer.average.average["heads.mean"], trainer.network.heads.mean)
+
+
+def test_it_has_one_size_and_is_planned_at_it(tmp_path: Path) -> None:
+    network = brain_network(config()).eval()
+    model = BrainModel(config(), network)
+    with pytest.raises(InputError, match="8x12x4, the grid of its mean"):
+        model.draw((8, 8, 8))
+    plan = measure(config(), network, SIZE)
+    assert 0 < plan.call < plan.total
+    with pytest.raises(InputError, match="no size of this network fits"):
+        choose(config(), network, SIZE, 1.0, spacing_mm=4)
+    with pytest.raises(ValueError, match="needs fold: haar"):
+        config().model_validate({**config().model_dump(), "fold": "none"})
+    save_brain(
+        tmp_path / "other.safetensors", config().model_copy(update={"size": (4, 4, 4)}), network.state_dict(), {}
+    )
+    with pytest.raises(InputError, match="another shape"):
+        load_brain(tmp_path / "other.safetensors")
