@@ -8,6 +8,7 @@ is seen from where the body stands in the first of them, and is drawn so that it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -31,6 +32,8 @@ from shared.grid import trailing_grid
 from shared.progress import tracked
 
 HISTORY = 10  # frames
+NEAR = 15  # frames by which a window is made longer or shorter to end where a task does
+BACK = 30  # frames in which a body that is beside its way comes back to it
 Span = tuple[int, int]
 
 
@@ -95,13 +98,15 @@ def draw_schedule(
             history, axes, origin = motion.cut(start).placed(same, -level * up).canonical()
             known = known_poses(model.body, history, range(HISTORY), frames)
         goals = replace(schedule.goals.cut(start, stop), frames=frames)
-        way = known_way(model.body, goals, axes, origin) if policy.known_ways else None
+        been = None if motion is None else motion.root[start:, :2]
+        way = known_way(model.body, goals, axes, origin, been) if policy.known_ways else None
         objective = Objective(goals, anatomy, field, floor, weights)
         placed = PlacedObjective(model.body, objective, axes, origin + (floor + level) * up)
         asked = actions[start:stop] + actions[stop - 1 : stop] * (frames - stop + start)
         table = model.action_table(asked, frames)
         hints = tuple(hint.seen_from(placed.axes, placed.origin) for hint in model.heard(goals.hints))
-        drawn = guided(model, table, placed, policy, known=known, held=way, hints=hints, generator=generator)[0]
+        told = known if way is None else way if known is None else way | known
+        drawn = guided(model, table, placed, policy, known=told, hints=hints, generator=generator)[0]
         energies.append(objective.table(*placed.pose(drawn[None])))
         window = model.body.decode(drawn[: stop - start].cpu(), model.config.fps).placed(axes, origin + level * up)
         motion = window if motion is None else joined(motion, window, HISTORY)
@@ -115,8 +120,10 @@ def draw_schedule(
 def spans(subtasks: Sequence[SubTask], longest: int, overlap: int) -> list[tuple[int, int, float]]:
     """Return windows with the level of what carries the body: first frame, the frame after the last, m.
 
-    Windows are at most `longest` frames, about equal, and `overlap` frames into the one before. The network has lain on
-    floors alone, so a body that lies on a bed is seen from the bed's height: levels begin with a window of their own.
+    Windows are at most `longest` frames, about equal, and `overlap` frames into the one before. They end where a task
+    does if that is near, because a task asks for most in its last frame: a window that stops just before it gets up too
+    slowly, and the next one jumps. The network has lain on floors alone, so a body that lies on a bed is seen from the
+    bed's height: levels begin with a window of their own.
     """
     found: list[tuple[int, int, float]] = []
     for level, group in groupby(subtasks, key=lambda task: task.level):
@@ -125,15 +132,28 @@ def spans(subtasks: Sequence[SubTask], longest: int, overlap: int) -> list[tuple
         start, frames = tasks[0].start - before, tasks[-1].stop - tasks[0].start + before
         count = max(1, -(-(frames - overlap) // (longest - overlap)))
         stops = [overlap + round((frames - overlap) * (k + 1) / count) for k in range(count)]
+        for k, stop in enumerate(stops[:-1]):
+            end = min((task.stop - start for task in tasks), key=lambda end: abs(end - stop))
+            begun = stops[k - 1] - overlap if k else 0
+            if abs(end - stop) <= NEAR and max(end - begun, stops[k + 1] - end + overlap) <= longest:
+                stops[k] = end
         found += [(start + (stops[k - 1] - overlap if k else 0), start + stop, level) for k, stop in enumerate(stops)]
     return found
 
 
-def known_way(body: Body, goals: Goals, axes: Tensor, origin: Tensor) -> Known | None:
+def known_way(body: Body, goals: Goals, axes: Tensor, origin: Tensor, been: Tensor | None = None) -> Known | None:
     """Return that the hips are over the paths of a window, on time, seen from its first frame; None without a path.
 
     The network walks along a way that it is told; steps that an energy pulls along it slide. Between keyframes of the
-    hips the way is a cubic spline.
+    hips the way is a cubic spline. In its first frames the body is where it has been, beside the path perhaps, and
+    comes back within `BACK` frames: told to be on the path at once, it jumps.
+
+    Args:
+        body: whose features are told.
+        goals: of the window.
+        axes: of the window, (3, 3).
+        origin: likewise, (3,) m.
+        been: where the hips were in its first frames, (H, 2) m; None at the beginning.
     """
     places, at = torch.zeros(goals.frames, 2), torch.zeros(goals.frames, dtype=torch.bool)
     keyed = {
@@ -150,12 +170,23 @@ def known_way(body: Body, goals: Goals, axes: Tensor, origin: Tensor) -> Known |
         at[told_frames] = True
     for follow in goals.follows:
         span = slice(follow.start, follow.start + len(follow.along))
-        places[span] = ((place_on_path(follow.points, follow.along) - origin[:2]) @ axes[:2, :2]).float()
+        way = place_on_path(follow.points, follow.along)
+        if been is not None and follow.start < len(been):
+            way = _from_beside(way, been[follow.start :])
+        places[span] = ((way - origin[:2]) @ axes[:2, :2]).float()
         at[span] = True
     if not at.any():
         return None
     told = known_path(body, places)
     return replace(told, groups=told.groups & at[:, None])
+
+
+def _from_beside(way: Tensor, been: Tensor) -> Tensor:
+    """Return a way, (S, 2), that begins with where one has been, (H, 2), and comes back to its course smoothly."""
+    count = min(len(way), len(been))
+    later = torch.arange(1, len(way) - count + 1, dtype=way.dtype)
+    left = (1 + torch.cos(math.pi * (later / min(BACK, max(1, len(later)))).clamp(max=1))) / 2
+    return torch.cat([been[:count].to(way), way[count:] + left[:, None] * (been[count - 1].to(way) - way[count - 1])])
 
 
 def place_on_path(path: Tensor, along: Tensor) -> Tensor:

@@ -130,7 +130,8 @@ class Policy:
         corrections: at each level that is corrected; 0 is plain sampling.
         lowest: time of the lowest level that is corrected.
         keep_until: time down to which known features are put into the estimate; below it the window may leave them a
-            little, so that it goes on from them smoothly. At 0 they come out as they are.
+            little, so that it goes on from them, and into and out of a known way, smoothly. At 0 they come out as they
+            are, and bodies jump by centimetres where what is known begins.
         eta: noise of the solver, 0 (DDIM) to 1 (the posterior's).
         step: of a correction.
         candidates: drawn at once; the one of least energy is taken.
@@ -177,7 +178,6 @@ def guided(
     policy: Policy = FAST,
     *,
     known: Known | None = None,
-    held: Known | None = None,
     hints: Sequence[Hint] = (),
     grid: Grid | None = None,
     generator: torch.Generator | None = None,
@@ -189,15 +189,13 @@ def guided(
         actions: indices (F,).
         energy: of features; where it is not finite, a sample is left as it is.
         policy: how.
-        known: what the window goes on from, let go below `Policy.keep_until`.
-        held: what it must have all through, such as the way of the hips.
+        known: what the window goes on from, and the way of its hips; let go below `Policy.keep_until`.
         hints: seen from the window's first frame, that the network is told as well; only a controlled model hears them.
         grid: levels; None for the policy's trailing ones.
         generator: source of all noise.
     """
     grid = trailing_grid(model.process, policy.calls) if grid is None else grid
-    both = known if held is None else held if known is None else held | known
-    free, kept = model.denoiser(actions, held, hints), model.denoiser(actions, both, hints)
+    free, kept = model.denoiser(actions, None, hints), model.denoiser(actions, known, hints)
     shape = (policy.candidates, len(actions), model.body.size)
     x = model.process.noise(shape, generator, device=model.device)
     corrected = set(policy.corrected(grid))

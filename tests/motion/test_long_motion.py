@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ import torch
 
 import motion.long_motion
 from motion.goals import Follow, Goals, Hint
-from motion.long_motion import HISTORY, draw_schedule, known_way, place_on_path, spans
+from motion.long_motion import BACK, HISTORY, draw_schedule, known_way, place_on_path, spans
 from motion.policy import Policy
 from motion.rotations import about_axis
 from motion.schedule import Schedule, SubTask
@@ -51,6 +52,12 @@ def test_windows_cover_all_frames_and_share_the_overlap(frames):
     assert len(found) == max(1, -(-(frames - 10) // 30))
 
 
+def test_windows_end_where_tasks_do_if_that_is_near():
+    assert spans(tasks_of((58, 0.0), (70, 0.0)), 90, 10) == [(0, 58, 0.0), (48, 128, 0.0)]  # halves would part at 69
+    assert spans(tasks_of((40, 0.0), (88, 0.0)), 90, 10)[0] == (0, 69, 0.0)  # too far
+    assert spans(tasks_of((58, 0.0), (70, 0.0)), 72, 10)[0] == (0, 69, 0.0)  # the second would be too long
+
+
 def test_a_body_on_a_bed_is_seen_from_the_beds_height():
     found = spans(tasks_of((50, 0.0), (45, 0.5), (12, 0.0)), 40, 10)
     assert [level for _, _, level in found] == [0.0, 0.0, 0.5, 0.5, 0.0]
@@ -81,6 +88,30 @@ def test_a_window_goes_on_from_the_motion_so_far(monkeypatch):
     for before, after in pairs:
         assert before.frames == HISTORY
         assert torch.allclose(before.positions(), after.positions(), atol=1e-5)
+
+
+def test_a_model_that_hears_hints_is_told_them_in_every_windows_own_axes(monkeypatch):
+    model, heard = gaussian_model(), []
+    monkeypatch.setattr(type(model), "heard", lambda self, hints: tuple(hints))
+    original = type(model).network_for
+
+    def watched(self, hints, frames):
+        heard.append(hints)
+        return original(self, (), frames)
+
+    monkeypatch.setattr(type(model), "network_for", watched)
+    turn = 0.6
+    plan = straight(60, turn, (2.0, -1.0))
+    ahead, right = rotated(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array(turn))
+    target = np.r_[np.array([2.0, -1.0]) + 1.5 * ahead + 0.5 * right, 1.2]
+    hint = Hint((3,), torch.tensor([20]), torch.from_numpy(target)[None])
+    plan = replace(plan, goals=replace(plan.goals, hints=(hint,)))
+    drawn = draw_schedule(model, plan, model.anatomy, policy=POLICY, seed=0, floor=0.25)
+    first = heard[0]
+    assert len(drawn.windows) > 1
+    assert np.allclose(first[0].targets.numpy(), [[0.5, 1.5, 1.2 - 0.25]], atol=1e-5)
+    assert all(told == first for told in heard[:2])  # with and without the history
+    assert all(not told for told in heard[2:])  # the second window has no hint
 
 
 def test_same_seed_same_motion_and_a_short_schedule_is_cut():
@@ -118,6 +149,24 @@ def test_the_hips_of_a_walk_are_where_the_path_is():
     assert np.allclose(there.root[:, :2].numpy(), plan.subtasks[0].pelvis[:, :2], atol=1e-4)
     free = draw_schedule(model, plan, model.anatomy, policy=replace(POLICY, known_ways=False), seed=0).motion
     assert not np.allclose(free.root[:, :2].numpy(), plan.subtasks[0].pelvis[:, :2], atol=1e-2)
+
+
+def test_a_body_beside_its_way_comes_back_to_it_without_a_jump():
+    model, plan = gaussian_model(), straight(90)
+    axes, origin = torch.eye(3).double(), torch.zeros(3).double()
+    course = torch.from_numpy(plan.subtasks[0].pelvis[:, :2])
+    been = course[:HISTORY] + torch.tensor([0.3, -0.1])
+    told = known_way(model.body, plan.goals, axes, origin, been).features[:, :2].double()
+    assert torch.allclose(told[:HISTORY], been, atol=1e-6)
+    assert torch.allclose(told[HISTORY + BACK :], course[HISTORY + BACK :], atol=1e-6)
+    beside = told - course
+    assert float(beside.diff(dim=0).norm(dim=-1).max()) < 1.01 * math.pi / 2 / BACK * math.hypot(0.3, 0.1)
+    assert (beside[:, 0].diff() <= 1e-6).all()
+    late = replace(
+        plan.goals, follows=(replace(plan.goals.follows[0], start=40, along=plan.goals.follows[0].along[:50]),)
+    )
+    assert torch.equal(known_way(model.body, late, axes, origin, been).features,
+                       known_way(model.body, late, axes, origin).features)  # fmt: skip
 
 
 def test_keyframes_of_the_hips_tell_the_way_between_them():
