@@ -50,7 +50,7 @@ from motion.collection import Collection, load_collection
 from motion.energies import Weights
 from motion.files import read_model
 from motion.goals import Goals, Hint
-from motion.long_motion import HISTORY, draw_schedule
+from motion.long_motion import draw_schedule, seam_jerk
 from motion.metrics import evaluate, jerk
 from motion.model import MotionModel
 from motion.policy import FAST, PUBLISHED
@@ -181,15 +181,9 @@ def row(method: str, case: Case, model: MotionModel, clips: Collection, seed: in
         "error_m": fmean(errors) if errors else None,
         **{name: found[name] for name in ("penetration_max_m", "penetration_mean_m", "seconds")},
         **{name: real[name] for name in ("skating_gmd", "skating_kimodo", "contact_score", "jerk_mean", "jerk_p95")},
-        "seams": seam_jerk(motion, [start for start, _ in windows[1:]]), "calls": calls, "cpu_s": seconds,
+        "seams": [seam_jerk(motion, start) for start, _ in windows[1:]], "calls": calls, "cpu_s": seconds,
         "why": [item["why"] for item in found["goals"] if not item["met"]],
     }  # fmt: skip
-
-
-def seam_jerk(motion: Motion, seams: list[int]) -> list[float]:
-    """Return jerk in the overlap of each two windows, and two frames around it, over that of the whole motion."""
-    found = jerk(motion.positions(), motion.fps).mean(1)
-    return [float(found[max(0, seam - 2) : seam + HISTORY + 2].mean() / found.mean()) for seam in seams]
 
 
 def climbs(data: Path) -> list[dict[str, Any]]:

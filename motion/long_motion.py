@@ -3,7 +3,8 @@
 A window begins with the last `HISTORY` frames of the motion so far, which it is told and keeps (`motion.model.Known`),
 is seen from where the body stands in the first of them, and is drawn so that it fits what its frames should do
 (`motion.policy`). Where it walks, it is told the way of its hips. Frames that both have are blended
-(`motion.blending`).
+(`motion.blending`). A window is drawn again if its jerk as it leaves its history is over `ROUGH` times the motion's, or
+if it is more than `MISSED` beside its hints.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from motion.clips import Motion
 from motion.energies import USUAL, Objective, Weights
 from motion.features import Body
 from motion.goals import Goals
+from motion.metrics import jerk
 from motion.model import Known, MotionModel, known_path, known_poses
 from motion.policy import FAST, PlacedObjective, Policy, guided
 from motion.scene.body import Distance
@@ -33,7 +35,10 @@ from shared.progress import tracked
 
 HISTORY = 10  # frames
 NEAR = 15  # frames by which a window is made longer or shorter to end where a task does
+EDGE = 15  # frames before and after a way in which the hips come to it and leave it
 BACK = 30  # frames in which a body that is beside its way comes back to it
+ROUGH = 1.35  # jerk at a seam, in units of the motion's so far
+MISSED = 0.3  # m, sum over the hints of a window beyond their tolerances
 Span = tuple[int, int]
 
 
@@ -45,7 +50,7 @@ class Drawn:
         motion: in the scene.
         windows: first frame of each window, and the frame after its last.
         energies: the terms of each window's objective, without weights.
-        network_calls: of all windows and candidates.
+        network_calls: of all windows, those drawn again among them, and candidates.
     """
 
     motion: Motion
@@ -86,7 +91,7 @@ def draw_schedule(
     up = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
     same = torch.eye(3, dtype=torch.float64)
     motion: Motion | None = None
-    energies = []
+    energies, draws = [], 0
     for start, stop, level in tracked(windows, progress):
         # The network knows windows of a certain length: a shorter one goes on with its last action and no goals.
         frames = max(stop - start, model.config.frames[0])
@@ -105,16 +110,34 @@ def draw_schedule(
         asked = actions[start:stop] + actions[stop - 1 : stop] * (frames - stop + start)
         table = model.action_table(asked, frames)
         hints = tuple(hint.seen_from(placed.axes, placed.origin) for hint in model.heard(goals.hints))
-        told = known if way is None else way if known is None else way | known
-        drawn = guided(model, table, placed, policy, known=told, hints=hints, generator=generator)[0]
-        energies.append(objective.table(*placed.pose(drawn[None])))
-        window = model.body.decode(drawn[: stop - start].cpu(), model.config.fps).placed(axes, origin + level * up)
-        motion = window if motion is None else joined(motion, window, HISTORY)
+        best: tuple[float, Motion, dict[str, float]] | None = None
+        for _ in range(1 + policy.redraws):
+            drawn = guided(model, table, placed, policy, known=known, held=way, hints=hints, generator=generator)[0]
+            draws += 1
+            window = model.body.decode(drawn[: stop - start].cpu(), model.config.fps).placed(axes, origin + level * up)
+            if way is not None:
+                window = _led_into(window, way.groups.any(1)[: window.frames].cpu())
+            longer = window if motion is None else joined(motion, window, HISTORY)
+            terms = objective.table(*placed.pose(drawn[None]))
+            wrong = max(terms.get("hint", 0.0) / MISSED, 0.0 if motion is None else seam_jerk(longer, start) / ROUGH)
+            if best is None or wrong < best[0]:
+                best = wrong, longer, terms
+            if wrong <= 1:
+                break
+        assert best is not None
+        motion = best[1]
+        energies.append(best[2])
     assert motion is not None
     return Drawn(
         motion.placed(same, floor * up), tuple((start, stop) for start, stop, _ in windows), tuple(energies),
-        calls * len(windows),
+        calls * draws,
     )  # fmt: skip
+
+
+def seam_jerk(motion: Motion, seam: int) -> float:
+    """Return the jerk where two windows overlap, from frame `seam` on, and two frames around, over all the motion's."""
+    found = jerk(motion.positions(), motion.fps).mean(1)
+    return float(found[max(0, seam - 2) : seam + HISTORY + 2].mean() / found.mean().clamp_min(1e-9))
 
 
 def spans(subtasks: Sequence[SubTask], longest: int, overlap: int) -> list[tuple[int, int, float]]:
@@ -187,6 +210,32 @@ def _from_beside(way: Tensor, been: Tensor) -> Tensor:
     later = torch.arange(1, len(way) - count + 1, dtype=way.dtype)
     left = (1 + torch.cos(math.pi * (later / min(BACK, max(1, len(later)))).clamp(max=1))) / 2
     return torch.cat([been[:count].to(way), way[count:] + left[:, None] * (been[count - 1].to(way) - way[count - 1])])
+
+
+def _led_into(window: Motion, told: Tensor) -> Motion:
+    """Return a window whose hips come into and out of a way that was told, in frames (F,), without a jump."""
+    root = _without_steps(window.root, told)
+    return replace(window, root=_without_steps(root.flip(0), told.flip(0)).flip(0))
+
+
+def _without_steps(root: Tensor, told: Tensor) -> Tensor:
+    """Return places (F, 3) that lead to the first of each stretch of told ones.
+
+    The network's hips are some centimetres beside a way that begins, and told ones follow in the next frame. The step,
+    beyond the mean speed of both sides, is spread over the `EDGE` frames before: 1 - 10 s^3 + 15 s^4 - 6 s^5 of it,
+    s = k / EDGE, k frames away.
+    """
+    root = root.clone()
+    for first in (1 + torch.nonzero(told[1:] & ~told[:-1]).flatten()).tolist():
+        earlier = torch.nonzero(told[:first]).flatten()
+        free = first - 1 - int(earlier[-1]) if len(earlier) else EDGE
+        if first < 2 or first + 1 == len(root):
+            continue
+        speed = (root[first - 1] - root[first - 2] + root[first + 1] - root[first]) / 2
+        step = (root[first] - root[first - 1] - speed)[:2]
+        s = (torch.arange(first - 1, -1, -1, dtype=root.dtype) / min(free, EDGE)).clamp(max=1)
+        root[:first, :2] += (1 - 10 * s**3 + 15 * s**4 - 6 * s**5)[:, None] * step
+    return root
 
 
 def place_on_path(path: Tensor, along: Tensor) -> Tensor:

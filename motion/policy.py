@@ -130,11 +130,12 @@ class Policy:
         corrections: at each level that is corrected; 0 is plain sampling.
         lowest: time of the lowest level that is corrected.
         keep_until: time down to which known features are put into the estimate; below it the window may leave them a
-            little, so that it goes on from them, and into and out of a known way, smoothly. At 0 they come out as they
-            are, and bodies jump by centimetres where what is known begins.
+            little, so that it goes on from them smoothly. At 0 they come out as they are.
         eta: noise of the solver, 0 (DDIM) to 1 (the posterior's).
         step: of a correction.
         candidates: drawn at once; the one of least energy is taken.
+        redraws: how often at most a window is drawn again that misses its hints or does not go on smoothly from the
+            last (`motion.long_motion`); the least wrong is taken.
         known_ways: tell the network the planned ways of the hips as known (`motion.long_motion`), not by energy alone.
     """
 
@@ -145,6 +146,7 @@ class Policy:
     eta: float = 0.0
     step: Step = Polyak()
     candidates: int = 1
+    redraws: int = 2
     known_ways: bool = True
 
     def __post_init__(self) -> None:
@@ -166,7 +168,7 @@ class Policy:
 FAST = Policy()
 """58 calls a window, 38 of them with gradients."""
 PUBLISHED = Policy(
-    calls=1000, corrections=10, lowest=0.01, keep_until=0.05, eta=1.0, step=Published(), known_ways=False
+    calls=1000, corrections=10, lowest=0.01, keep_until=0.05, eta=1.0, step=Published(), redraws=0, known_ways=False
 )
 """DIP's: 10 900 calls a window, 9 900 of them with gradients."""
 
@@ -178,6 +180,7 @@ def guided(
     policy: Policy = FAST,
     *,
     known: Known | None = None,
+    held: Known | None = None,
     hints: Sequence[Hint] = (),
     grid: Grid | None = None,
     generator: torch.Generator | None = None,
@@ -189,13 +192,15 @@ def guided(
         actions: indices (F,).
         energy: of features; where it is not finite, a sample is left as it is.
         policy: how.
-        known: what the window goes on from, and the way of its hips; let go below `Policy.keep_until`.
+        known: what the window goes on from, let go below `Policy.keep_until`.
+        held: what it must have all through, such as the way of the hips.
         hints: seen from the window's first frame, that the network is told as well; only a controlled model hears them.
         grid: levels; None for the policy's trailing ones.
         generator: source of all noise.
     """
     grid = trailing_grid(model.process, policy.calls) if grid is None else grid
-    free, kept = model.denoiser(actions, None, hints), model.denoiser(actions, known, hints)
+    both = known if held is None else held if known is None else held | known
+    free, kept = model.denoiser(actions, held, hints), model.denoiser(actions, both, hints)
     shape = (policy.candidates, len(actions), model.body.size)
     x = model.process.noise(shape, generator, device=model.device)
     corrected = set(policy.corrected(grid))

@@ -12,7 +12,7 @@ import torch
 
 import motion.long_motion
 from motion.goals import Follow, Goals, Hint
-from motion.long_motion import BACK, HISTORY, draw_schedule, known_way, place_on_path, spans
+from motion.long_motion import BACK, EDGE, HISTORY, _led_into, draw_schedule, known_way, place_on_path, seam_jerk, spans
 from motion.policy import Policy
 from motion.rotations import about_axis
 from motion.schedule import Schedule, SubTask
@@ -90,6 +90,62 @@ def test_a_window_goes_on_from_the_motion_so_far(monkeypatch):
         assert torch.allclose(before.positions(), after.positions(), atol=1e-5)
 
 
+def test_a_rough_window_is_drawn_again_and_the_smoothest_is_taken(monkeypatch):
+    model, joins = gaussian_model(), []
+    original, rough = motion.long_motion.joined, iter([9.0, 0.5, 3.0, 2.0, 4.0, 9.0, 9.0])
+
+    def watched(first, second, overlap):
+        joins.append((first, original(first, second, overlap)))
+        return joins[-1][1]
+
+    monkeypatch.setattr(motion.long_motion, "joined", watched)
+    monkeypatch.setattr(motion.long_motion, "seam_jerk", lambda longer, seam: next(rough))
+    drawn = draw_schedule(model, straight(90), model.anatomy, policy=POLICY, seed=1)
+    assert drawn.network_calls == (1 + 2 + 3) * (4 + 3)
+    assert drawn.motion.frames == 90
+    assert joins[2][0] is joins[1][1]  # the second window's second draw goes on
+    assert torch.allclose(drawn.motion.root, joins[3][1].root)
+    assert not torch.allclose(drawn.motion.positions(), joins[4][1].positions(), atol=1e-3)
+    once = draw_schedule(model, straight(90), model.anatomy, policy=replace(POLICY, redraws=0), seed=1)
+    assert once.network_calls == 3 * (4 + 3)
+
+
+def test_a_window_that_misses_its_hints_is_drawn_again():
+    model, plan = gaussian_model(), straight(30)
+    far, near = (Hint((3,), torch.tensor([20]), torch.tensor([[0.0, y, 1.0]]).double(), tolerance=t) for y, t in
+                 ((50.0, 0.0), (0.5, 50.0)))  # fmt: skip
+    for hint, draws in ((far, 3), (near, 1)):
+        asked = replace(plan, goals=replace(plan.goals, hints=(hint,)))
+        assert draw_schedule(model, asked, model.anatomy, policy=POLICY).network_calls == draws * (4 + 3)
+
+
+def test_seams_are_measured_by_jerk_beside_the_whole_motions():
+    smooth = draw_schedule(gaussian_model(), straight(40), gaussian_model().anatomy, policy=POLICY, seed=1).motion
+    frames = torch.arange(smooth.frames, dtype=torch.float64)
+    still = smooth.rotations[:1].expand_as(smooth.rotations).clone()
+    cubic = replace(smooth, root=torch.stack([frames**3, 0 * frames, 0 * frames], 1), rotations=still)
+    assert seam_jerk(cubic, 15) == pytest.approx(1.0)
+    kinked = cubic.root.clone()
+    kinked[20:] += 100.0
+    assert seam_jerk(replace(cubic, root=kinked), 15) > 1.5
+    assert seam_jerk(replace(cubic, root=kinked), 2) < 1.0
+
+
+def test_hips_come_into_a_way_and_out_of_it_without_a_step():
+    frames = torch.arange(60, dtype=torch.float64)
+    course = torch.stack([0.04 * frames, 0.001 * frames**2, 0.9 + 0 * frames], 1)
+    told = (frames >= 25) & (frames < 40)
+    beside = torch.where(told[:, None], course, course + torch.tensor([0.05, -0.03, 0.0]))
+    still = draw_schedule(gaussian_model(), straight(60), gaussian_model().anatomy, policy=POLICY, seed=1).motion
+    found = _led_into(replace(still, root=beside), told).root
+    assert torch.equal(found[told], course[told])
+    assert torch.equal(found[:, 2], beside[:, 2])
+    assert torch.allclose(found[: 25 - EDGE], beside[: 25 - EDGE])
+    assert torch.allclose(found[40 + EDGE :], beside[40 + EDGE :])
+    before, after = (float(one.diff(n=3, dim=0).norm(dim=-1).max()) for one in (beside, found))
+    assert after < before / 10
+
+
 def test_a_model_that_hears_hints_is_told_them_in_every_windows_own_axes(monkeypatch):
     model, heard = gaussian_model(), []
     monkeypatch.setattr(type(model), "heard", lambda self, hints: tuple(hints))
@@ -106,7 +162,7 @@ def test_a_model_that_hears_hints_is_told_them_in_every_windows_own_axes(monkeyp
     target = np.r_[np.array([2.0, -1.0]) + 1.5 * ahead + 0.5 * right, 1.2]
     hint = Hint((3,), torch.tensor([20]), torch.from_numpy(target)[None])
     plan = replace(plan, goals=replace(plan.goals, hints=(hint,)))
-    drawn = draw_schedule(model, plan, model.anatomy, policy=POLICY, seed=0, floor=0.25)
+    drawn = draw_schedule(model, plan, model.anatomy, policy=replace(POLICY, redraws=0), seed=0, floor=0.25)
     first = heard[0]
     assert len(drawn.windows) > 1
     assert np.allclose(first[0].targets.numpy(), [[0.5, 1.5, 1.2 - 0.25]], atol=1e-5)

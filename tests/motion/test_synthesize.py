@@ -72,7 +72,9 @@ def test_a_folder_with_motion_page_and_judgement(files):
     assert written["goals_total"] == 2
     for name in ("goals_met", "penetration_max_m", "penetration_mean_m", "skating_ratio", "seconds"):
         assert isinstance(written[name], int | float)
-    assert written["network_calls"] == len(written["windows"]) * (3 + 2 * 2)
+    draws, left_over = divmod(written["network_calls"], 3 + 2 * 2)
+    assert left_over == 0
+    assert len(written["windows"]) <= draws <= 3 * len(written["windows"])  # some are drawn again
     assert len(written["model"]["sha256"]) == 64
     moved = quietly(files / "out" / "motion.bvh")
     assert moved.seconds == pytest.approx(written["seconds"], abs=0.05)
