@@ -60,7 +60,10 @@ def generate(
     steps: Annotated[int, typer.Option(min=2, help="Of the sampling.")] = 256,
     eta: Annotated[float, typer.Option(min=0, max=1, help="Share of fresh noise, of reference.")] = 0.0,
     start: Annotated[Path | None, typer.Option(help="Prepared volume to start from, instead of noise.")] = None,
-    strength: Annotated[float, typer.Option(help="With --start: 0 keeps the volume, 1 forgets it.")] = 0.6,
+    labels: Annotated[
+        Path | None, typer.Option(help="Label map of a whole head (FreeSurfer's codes) to start from, painted.")
+    ] = None,
+    strength: Annotated[float, typer.Option(help="With --start or --labels: 0 keeps the volume, 1 forgets it.")] = 0.6,
     strategy: Strategy = None,
     condition: Annotated[
         list[str] | None,
@@ -80,7 +83,8 @@ def generate(
     from medical.brain.conditions import parsed
     from medical.brain.generate import generate, off_training
     from medical.brain.model import Sampling
-    from medical.brain.solve_files import read_start
+    from medical.brain.solve_files import read_labels, read_start
+    from shared.errors import InputError
     from shared.weights import find
 
     voxels = None if size is None else three(size, "--size")
@@ -92,7 +96,13 @@ def generate(
         sampling = calibrated_sampling(loaded, find(model), steps)
     else:
         sampling = Sampling(sampler, steps, eta)
-    begin = None if start is None else read_start(start, strength)
+    if start is not None and labels is not None:
+        raise InputError("--labels", found="--start as well", expected="one of them", fix="Drop one.")
+    begin = None
+    if start is not None:
+        begin = read_start(start, strength)
+    elif labels is not None:
+        begin = read_labels(labels, strength, loaded.config)
     drawn = generate(
         loaded, output, count, seed, sampling=sampling, size=voxels, spacing_mm=spacing,
         conditions=parsed(condition or [], loaded.config), guidance=guidance, start=begin,

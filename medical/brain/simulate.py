@@ -70,6 +70,13 @@ class Variation:
     noise: tuple[float, float] = (0.005, 0.02)
 
 
+STILL = Variation(
+    rotation_deg=0, shift_mm=0, scale=0, stretch=0, shear=0, coarse_mm=0, fine_mm=0, ventricles_mm=0, mirror=0,
+    signal=0, texture=0, shading=0, noise=(0, 0),
+)  # fmt: skip
+"""The label map as it is, every tissue in its mean signal."""
+
+
 @dataclass(frozen=True, eq=False)
 class SimulatedHead:
     """A simulated head.

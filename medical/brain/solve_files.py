@@ -16,7 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medical.brain.anatomy import read_anatomy
+from medical.brain.config import BrainConfig
 from medical.brain.prepare import PERCENTILES, resampled
+from medical.brain.simulate import STILL, simulate_head
 from medical.brain.start import Start
 from medical.brain.volume import WHITE, Volume, read_volume, to_lps, write_volume
 from medical.sidecar import NOT_FOR_DIAGNOSIS, base_name, sidecar_path, software
@@ -50,6 +53,25 @@ def read_start(path: Path, strength: float) -> Start:
     """Return a prepared volume as the start of a sampling; errors as of `read_prepared`."""
     x, _ = read_prepared(path)
     return Start(x, strength, base_name(path), sha256(path))
+
+
+def read_labels(path: Path, strength: float, config: BrainConfig) -> Start:
+    """Return a label map of a whole head as the start of a sampling: its tissues in their mean T1-weighted signals.
+
+    The map is centred on its brain and averaged to the voxels of the model.
+
+    Args:
+        path: NIfTI with FreeSurfer's codes, see `medical.brain.anatomy`.
+        strength: see `Start`.
+        config: of the model.
+
+    Raises:
+        InputError: as of `read_anatomy`, and a strength out of range.
+    """
+    painted = simulate_head(
+        read_anatomy(path), 0, size=config.size, spacing_mm=config.spacing_mm, variation=STILL
+    )  # fmt: skip
+    return Start(painted.x, strength, base_name(path), sha256(path))
 
 
 def read_mask(path: Path, like: Volume) -> Tensor:

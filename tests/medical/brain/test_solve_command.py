@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_erosion
 from typer.testing import CliRunner
 
 from medical.brain.cli import app
@@ -21,6 +22,8 @@ nibabel = pytest.importorskip("nibabel")
 pytest.importorskip("monai")
 pytest.importorskip("einops")
 from medical.brain.network import brain_network  # noqa: E402
+from medical.brain.solve_files import read_labels  # noqa: E402
+from tests.medical.brain.small_head import head as small_head  # noqa: E402
 
 SIZE = (8, 12, 8)
 SMALL = BrainConfig(strategy="flow", channels=(8, 16), attention=(False, False), blocks=1, size=SIZE, spacing_mm=4)
@@ -228,3 +231,28 @@ def test_a_volume_to_start_from_is_recorded(model_file, head, tmp_path):
     assert np.abs(near - truth).mean() < 0.15
     assert "another start" in str(run(*words, 0.5).exception)
     assert "between 0 and 1" in str(run(*words, 1.5).exception)
+
+
+def test_a_label_map_becomes_a_head_to_start_from(tmp_path):
+    """The start is every tissue's mean, where the map has it: equal labels are equal, and white matter beats fluid."""
+    mapped = small_head()
+    labels = tmp_path / "sub-1_dseg.nii.gz"
+    nibabel.Nifti1Image(mapped.astype(np.int16), np.diag([-2.0, -2.0, 2.0, 1.0])).to_filename(labels)
+    config = SMALL.model_copy(update={"size": (24, 28, 24)})
+    start = read_labels(labels, 0.3, config)
+    assert torch.equal(start.volume, read_labels(labels, 0.3, config).volume)
+    blocks = mapped.reshape(24, 2, 28, 2, 24, 2)
+    white, fluid = (start.volume.numpy()[(blocks == code).all((1, 3, 5))] for code in (2, 4))
+    inner = binary_erosion((blocks == 2).all((1, 3, 5)))
+    assert start.volume.numpy()[inner].std() < 0.05
+    assert white.mean() > 0.2 > -0.2 > fluid.mean()
+    assert float(start.volume[0, 0, 0]) == -1
+    torch.manual_seed(0)
+    network = brain_network(config)
+    save_brain(tmp_path / "model.safetensors", config, network.state_dict(), {})
+    words = ["generate", "--model", tmp_path / "model.safetensors", "-o", tmp_path / "made", "--steps", 3, "-q"]
+    done = run(*words, "--labels", labels, "--strength", 0.05)
+    assert done.exit_code == 0, done.output
+    facts = json.loads((tmp_path / "made" / "sub-syn001" / "anat" / "sub-syn001_T1w.json").read_text())
+    assert facts["start"]["name"] == "sub-1_dseg.nii.gz"
+    assert "one of them" in str(run(*words, "--labels", labels, "--start", labels).exception)
