@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,8 +123,50 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert {"loss", "seen", "held_out"} <= lines[0].keys()
-    with pytest.raises(InputError, match="another configuration"):
-        BrainTrainer(settings(batch=3), heads(), None, tmp_path / "parts")
+    others = replace(heads(), subjects=("sub-2",) * 12)
+    for recipe, trained_on in ((settings(batch=3), heads()), (settings(), others)):
+        with pytest.raises(InputError, match="another configuration"):
+            BrainTrainer(recipe, trained_on, None, tmp_path / "parts")
+
+
+def test_a_batch_is_heads_as_they_are_or_with_left_and_right_exchanged(tmp_path: Path, monkeypatch) -> None:
+    x = torch.randn(1, *SIZE, generator=torch.Generator().manual_seed(0)).half()
+    seen = []
+    for mirror in (True, False):
+        trainer = BrainTrainer(
+            settings(batch=32, mirror=mirror, model=tiny(conditions=())), HeadSet(x, ("a",), {}, {}), None, tmp_path
+        )  # fmt: skip
+        original = trainer.losses
+        monkeypatch.setattr(trainer, "losses", lambda x0, *rest, of=original: seen.append(x0) or of(x0, *rest))
+        trainer.train_step()
+    plain, turned = (seen[0] == x.float()).flatten(1).all(1), (seen[0] == x.float().flip(1)).flatten(1).all(1)
+    assert bool((plain ^ turned).all())
+    assert 4 < int(turned.sum()) < 28
+    assert bool((seen[1] == x.float()).all())
+
+
+@pytest.mark.parametrize(("strategy", "lowest", "highest"), [("velocity", 0.001, 1.0), ("rflow", 0.001, 0.999)])
+def test_levels_are_the_entries_of_the_table_alike_often(strategy: str, lowest, highest, tmp_path: Path) -> None:
+    trainer = BrainTrainer(settings(model=tiny(strategy)), heads(), None, tmp_path)
+    t = trainer._levels(40000, np.random.default_rng(0))
+    assert (float(t.min()), float(t.max())) == (lowest, highest)
+    assert float(t.mean()) == pytest.approx(0.5, abs=0.01)
+    recipe = settings(model=tiny(strategy), levels="logit_normal", logit_mean=-1.2, logit_std=0.5)
+    t = (
+        BrainTrainer(recipe, heads(), None, tmp_path / "other")
+        ._levels(40000, np.random.default_rng(0))
+        .clamp(max=0.9995)
+    )
+    logit = torch.log(t / (1 - t))
+    assert float(logit.mean()) == pytest.approx(-1.2, abs=0.02)
+    assert float(logit.std()) == pytest.approx(0.5, abs=0.02)
+
+
+def test_all_conditions_are_hidden_of_one_share_of_heads_and_each_of_the_same_share_of_the_rest(tmp_path: Path) -> None:
+    trainer = BrainTrainer(settings(unknown=0.3), heads(), None, tmp_path)
+    hidden = trainer._hidden(torch.arange(20000) % 12, np.random.default_rng(0)).isnan()
+    assert float(hidden.all(1).float().mean()) == pytest.approx(0.3 + 0.7 * 0.3**2, abs=0.02)
+    assert float(hidden.float().mean()) == pytest.approx(0.3 + 0.7 * 0.3, abs=0.02)
 
 
 def test_a_trained_network_draws_what_it_is_told(tmp_path: Path) -> None:
