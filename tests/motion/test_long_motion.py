@@ -54,7 +54,7 @@ def test_windows_cover_all_frames_and_share_the_overlap(frames):
 
 def test_windows_end_where_tasks_do_if_that_is_near():
     assert spans(tasks_of((58, 0.0), (70, 0.0)), 90, 10) == [(0, 58, 0.0), (48, 128, 0.0)]  # halves would part at 69
-    assert spans(tasks_of((40, 0.0), (88, 0.0)), 90, 10)[0] == (0, 69, 0.0)  # too far
+    assert spans(tasks_of((45, 0.0), (83, 0.0)), 100, 10)[0] == (0, 69, 0.0)  # too far
     assert spans(tasks_of((58, 0.0), (70, 0.0)), 72, 10)[0] == (0, 69, 0.0)  # the second would be too long
 
 

@@ -115,6 +115,24 @@ def test_an_untrained_network_is_the_gaussian_model_whatever_it_predicts(strateg
             torch.testing.assert_close(denoiser(x, t), expected, rtol=2e-3, atol=2e-3)
 
 
+def test_what_the_unet_sees_is_centred_and_of_one_scale() -> None:
+    network, heads = brain_network(config()).eval(), random_model()
+    network.heads.load_state_dict(heads.state_dict())
+    seen = []
+    network.unet.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    x0 = fields(heads, 500)[:, None]
+    t = brain_process("velocity").time_of_log_snr(math.log(0.8 / 0.6))
+    x = 0.8 * x0 + 0.6 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        network(x, brain_process("velocity").network_time(t).expand(500))
+    bands = seen[0].movedim(1, 0).flatten(1)
+    assert len(bands) == 17
+    torch.testing.assert_close(bands[:8].std(1), torch.ones(8), rtol=0.03, atol=0)
+    assert float(bands[:16].mean(1).abs().max()) < 0.05
+    assert 0.3 < float(bands[8:16].std(1).min()) <= float(bands[8:16].std(1).max()) < 1  # the estimate knows less
+    torch.testing.assert_close(seen[0][0, 16], haar(heads.mean[None, None])[0, 0])
+
+
 def test_what_it_draws_untrained_has_the_spectrum_of_the_heads() -> None:
     torch.manual_seed(0)
     network, heads = brain_network(config()).eval(), random_model()
