@@ -9,12 +9,13 @@ import typer
 
 from medical.brain.cli_inverse import calibrate, solve
 from medical.brain.cli_qc import qc, train_segmenter
+from medical.brain.cli_steer import steer
 from medical.brain.cli_train import train
-from medical.brain.options import Strategy, loaded_model, three
+from medical.brain.options import Condition, Guidance, Model, Strategy, loaded_model, three
 from shared.options import Device, Overwrite, Quiet, Seed
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-for command in (train, calibrate, solve, qc, train_segmenter):
+for command in (train, calibrate, solve, steer, qc, train_segmenter):
     app.command()(command)
 
 Size = Annotated[
@@ -49,10 +50,8 @@ def prepare(
 
 @app.command()
 def generate(
-    model: Annotated[
-        str, typer.Option(metavar="FILE", help="Model: of fewstep (.safetensors) or MedForj (.safetensors, .pt).")
-    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder, a BIDS data set.")],
+    model: Model = "medical/brain_small",
     count: Annotated[int, typer.Option("-n", min=1, help="Number of volumes.")] = 1,
     size: Size = None,
     spacing: Annotated[float | None, typer.Option(min=0.1, help="Voxel size, mm; default: the model's.")] = None,
@@ -65,11 +64,8 @@ def generate(
     ] = None,
     strength: Annotated[float, typer.Option(help="With --start or --labels: 0 keeps the volume, 1 forgets it.")] = 0.6,
     strategy: Strategy = None,
-    condition: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="What the model is told, such as ventricles_cm3=30; repeatable."),
-    ] = None,
-    guidance: Annotated[float, typer.Option(min=0, help="Scale of classifier-free guidance; 1: none.")] = 1.0,
+    condition: Condition = None,
+    guidance: Guidance = 1.0,
     memory: Annotated[
         float | None, typer.Option(metavar="GIB", min=0.01, help="Stay within so much memory; default: what is free.")
     ] = None,

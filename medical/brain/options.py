@@ -11,6 +11,14 @@ from shared.errors import InputError
 if TYPE_CHECKING:
     from medical.brain.model import BrainModel
 
+Model = Annotated[
+    str, typer.Option(metavar="FILE", help="Model: of fewstep (.safetensors, or a packaged name) or MedForj.")
+]
+Condition = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="What the model is told, such as ventricles_cm3=30; repeatable."),
+]
+Guidance = Annotated[float, typer.Option(min=0, help="Scale of classifier-free guidance; 1: none.")]
 Strategy = Annotated[
     str | None, typer.Option(help="noise, clean, velocity, flow or rflow, if the name of a MedForj file is silent.")
 ]

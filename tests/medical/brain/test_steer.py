@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from medical.brain.cli import app
 from medical.brain.config import BrainConfig
+from medical.brain.files import save_brain
 from medical.brain.model import BrainModel, Sampling
+from medical.brain.network import brain_network
 from medical.brain.steer import Steering, named, one_by_one, steer
 from shared.errors import InputError
 from shared.guidance.targets import Targets
@@ -181,3 +187,34 @@ def test_wrong_steering_is_told():
         next(steer(MODEL, means, {"left": (0.2, 0.0)}, 1, Steering(steps=4)))
     with pytest.raises(InputError, match="gradient, particles, twisted"):
         Steering("push")
+
+
+def test_the_command_draws_towards_a_volume_and_says_what_it_became(tmp_path):
+    pytest.importorskip("monai")
+    pytest.importorskip("einops")
+    config = BrainConfig(strategy="velocity", channels=(8, 16), attention=(False, False), blocks=1, size=(16, 16, 16),
+                         spacing_mm=4)  # fmt: skip
+    torch.manual_seed(0)
+    save_brain(tmp_path / "model.safetensors", config, brain_network(config).state_dict(), {})
+
+    def run(*words: object):
+        fixed = ["steer", "--model", tmp_path / "model.safetensors", "-o", tmp_path / "out", "--steps", 6]
+        return CliRunner().invoke(app, [str(word) for word in (*fixed, *words)])
+
+    measured = []
+    for target in (30, 120):
+        made = run("--target", f"white_matter={target}:1", "--overwrite")
+        assert made.exit_code == 0, made.output
+        sidecar = json.loads((tmp_path / "out/sub-syn001/anat/sub-syn001_T1w.json").read_text())
+        assert sidecar["Synthetic"]
+        assert sidecar["steering"]["targets_cm3"] == {"white_matter": [target, 1]}
+        measured.append(sidecar["measured_cm3"]["white_matter"])
+    assert measured[1] > measured[0]  # the network knows nothing: little is moved
+    before = (tmp_path / "out/sub-syn001/anat/sub-syn001_T1w.nii.gz").stat().st_mtime_ns
+    assert run("--target", "white_matter=120:1", "-q").exit_code == 0  # found, not drawn again
+    assert (tmp_path / "out/sub-syn001/anat/sub-syn001_T1w.nii.gz").stat().st_mtime_ns == before
+    for target, found in (("white_matter", "CM3:TOLERANCE"), ("white_matter=3:0", "above 0"), ("nose=3:1", "one of")):
+        wrong = run("--target", target, "--overwrite")
+        assert isinstance(wrong.exception, InputError)
+        assert found in str(wrong.exception)
+    assert not (tmp_path / "out/sub-syn002").exists()
