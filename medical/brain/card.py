@@ -38,11 +38,12 @@ def write_card(model: Path, *, overwrite: bool = False) -> Path:
 
 
 def _lines(config: BrainConfig, facts: dict[str, Any]) -> list[str]:
-    recipe, losses = facts["recipe"], facts["losses"]
+    losses = facts["losses"]
     size = " x ".join(map(str, config.size))
     folded = ", on the Haar coefficients of 2 x 2 x 2 voxels" if config.fold == "haar" else ""
     if config.skip == "stationary":
         folded += ", around the estimate of a Gaussian model of the heads"
+    begun = "--start FIRST.safetensors " if "begun_with" in facts else ""
     made = "simulated from label maps" if facts["simulated"] else "prepared volumes"
     conditions = [
         f"{name} {low:g} to {high:g} (median {middle:g})" for name, (low, middle, high) in facts["conditions"].items()
@@ -61,13 +62,28 @@ def _lines(config: BrainConfig, facts: dict[str, Any]) -> list[str]:
         ),
         f"- **Held out**: {', '.join(facts['held_out']) or 'nothing'} ({facts['held_out_heads']} heads).",
         f"- **Conditions**: {'; '.join(conditions) or 'none'}.",
-        f"- **Recipe**: {facts['steps']} of {facts['of_steps']} steps of AdamW, batch {recipe['batch']}, rate "
-        f"{recipe['learning_rate']:g} falling along a half cosine, average of weights {recipe['average']:g}, "
-        f"weight decay {recipe['weight_decay']:g}, {recipe['precision']}, seed {recipe['seed']}, {facts['seconds']} s.",
+        *_recipes(facts),
         f"- **Losses** at the end: {', '.join(f'{name} {value:.4f}' for name, value in losses.items())}. `seen` and "
         "`held_out` are of the averaged weights, on heads trained on and of held-out subjects.",
-        f"- **Command**: `fewstep brain train {facts['name']} --data FOLDER -o {Path(facts['name']).name}.safetensors`",
+        f"- **Command**: `fewstep brain train {facts['name']} {begun}--data FOLDER "
+        f"-o {Path(facts['name']).name}.safetensors`",
         "",
         "Left and right mean nothing where the training mirrors. "
         + ("No scan was seen: the contrast and texture are those of the simulation." if facts["simulated"] else ""),
     ]  # fmt: skip
+
+
+def _recipes(facts: dict[str, Any]) -> list[str]:
+    """Return a line for the training, after those of what it began with."""
+    recipe, first = facts["recipe"], facts.get("begun_with")
+    levels = recipe["levels"]
+    if levels == "logit_normal":
+        levels = f"levels logit-normal {recipe['logit_mean']:g}, {recipe['logit_std']:g}"
+    before = _recipes(first) if first and "recipe" in first else []
+    called = f"**Then**, by `{facts['name']}`" if first else f"**Recipe**, `{facts['name']}`"
+    return [
+        *before,
+        f"- {called}: {facts['steps']} of {facts['of_steps']} steps of AdamW, batch {recipe['batch']}, rate "
+        f"{recipe['learning_rate']:g} falling along a half cosine, weight decay {recipe['weight_decay']:g}, average of "
+        f"weights {recipe['average']:g}, {levels}, {recipe['precision']}, seed {recipe['seed']}, {facts['seconds']} s.",
+    ]

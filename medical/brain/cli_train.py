@@ -20,6 +20,9 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Folder of heads, checkpoint and log; default: OUTPUT without its suffix.")
     ] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Begin with this model, of the same model: section of CONFIG.")
+    ] = None,
     export: Annotated[
         bool, typer.Option("--export", help="Write the weights of the last checkpoint and train no further.")
     ] = False,
@@ -34,6 +37,7 @@ def train(
     Writes OUTPUT and its card (.md). The licences of the files hold for the model; CONFIG names them.
     """
     from medical.brain.card import write_card
+    from medical.brain.files import load_brain
     from medical.brain.training import BrainTraining, brain_trainer
     from shared.config import load_config
     from shared.devices import resolve_device
@@ -51,7 +55,10 @@ def train(
         if done % 100 == 0 or done == total:
             typer.echo(f"heads: {done} of {total}", err=True)
 
-    trainer = brain_trainer(settings, data, folder, device=resolve_device(device), progress=None if quiet else making)
+    trainer = brain_trainer(
+        settings, data, folder, device=resolve_device(device), start=None if start is None else load_brain(start),
+        progress=None if quiet else making,
+    )  # fmt: skip
     with training_bar(settings.name, settings.steps, trainer.step, hidden=quiet or export) as tell:
         trainer.run(stop_at=0 if export else steps, tell=tell)
     trainer.export(output, half=half)

@@ -82,7 +82,10 @@ def load_brain(
         )
     weights = load(path)
     network = network_of(config, weights.tensors, path).eval().requires_grad_(False)
-    return BrainModel(config, network, name=path.name, sha256=weights.sha256, device=device)
+    training = json.loads(header.get("training", "{}"))
+    return BrainModel(
+        config, network, name=path.name, sha256=weights.sha256, training=training, device=device
+    )  # fmt: skip
 
 
 def _metadata(path: Path) -> dict[str, str]:

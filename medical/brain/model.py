@@ -130,6 +130,7 @@ class BrainModel:
         network: (x, times) -> prediction, in evaluation mode.
         name: of its file.
         sha256: of its file.
+        training: what its file says of its training, JSON types.
         device: where to compute.
     """
 
@@ -140,9 +141,11 @@ class BrainModel:
         *,
         name: str = "",
         sha256: str = "",
+        training: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.config, self.name, self.sha256, self.device = config, name, sha256, torch.device(device)
+        self.training = dict(training or {})
         self.network = network.to(self.device) if isinstance(network, torch.nn.Module) else network
 
     def denoiser(

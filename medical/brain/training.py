@@ -28,7 +28,7 @@ from medical.brain.conditions import told
 from medical.brain.config import BrainConfig
 from medical.brain.files import save_brain
 from medical.brain.heads import HeadSet, Source, found_files, load_heads
-from medical.brain.model import PREDICTIONS, STEPS, brain_process
+from medical.brain.model import PREDICTIONS, STEPS, BrainModel, brain_process
 from medical.brain.network import ConditionedUNet, brain_network
 from medical.simulation.contrast import Contrast
 from shared.errors import InputError
@@ -108,9 +108,11 @@ class BrainTrainer:
         folder: for checkpoint and log.
         device: where to compute.
         origin: facts of the data, for the header of the file and the card.
+        start: a model of the same configuration to begin with; None begins at random.
 
     Raises:
-        InputError: heads of another size, a condition that no head has a value of, or a folder with another training.
+        InputError: heads of another size, a condition that no head has a value of, a start of another configuration, or
+            a folder with another training.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class BrainTrainer:
         *,
         device: torch.device | str = "cpu",
         origin: Mapping[str, Any] | None = None,
+        start: BrainModel | None = None,
     ) -> None:
         self.settings, self.heads, self.held_out = settings, heads, held_out
         self.folder, self.device = Path(folder), torch.device(device)
@@ -143,11 +146,25 @@ class BrainTrainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.network = brain_network(settings.model)
-        if isinstance(self.network, ConditionedUNet) and self.network.heads is not None:
+        if start is not None:
+            self._begin_with(start)
+        elif isinstance(self.network, ConditionedUNet) and self.network.heads is not None:
             self.network.heads.fit(heads.x, mirrored=settings.mirror)
         self.network.to(self.device)
         origin_of_heads = json.dumps([heads.subjects, heads.numbers, heads.words]).encode()
-        self.average, self.optimiser, self.facts = begin_training(self.network, settings, self.folder, origin_of_heads)
+        begun_with = b"" if start is None else start.sha256.encode()
+        self.average, self.optimiser, self.facts = begin_training(
+            self.network, settings, self.folder, origin_of_heads, begun_with
+        )
+
+    def _begin_with(self, start: BrainModel) -> None:
+        if start.config != self.settings.model or not isinstance(start.network, torch.nn.Module):
+            raise InputError(
+                start.name or "start", found="a model of another configuration", expected="that of the training",
+                fix="Give a model that was trained with the same model: section.",
+            )  # fmt: skip
+        self.network.load_state_dict(start.network.state_dict())
+        self.origin["begun_with"] = {"name": start.name, "sha256": start.sha256, **start.training}
 
     @property
     def step(self) -> int:
@@ -310,6 +327,7 @@ def brain_trainer(
     *,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
+    start: BrainModel | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BrainTrainer:
     """Return the training of a configuration on the files of a folder.
@@ -320,6 +338,7 @@ def brain_trainer(
         folder: for checkpoint and log.
         cache: folder of the heads; None is `folder`.
         device: where to compute.
+        start: a model of the same configuration to begin with.
         progress: called with how many heads are made, of how many.
 
     Raises:
@@ -354,5 +373,5 @@ def brain_trainer(
     return BrainTrainer(
         settings, heads("heads", trained, settings.heads, settings.seed),
         heads("heads_held_out", kept, 3 * MEASURED, settings.seed + 1) if kept else None,
-        folder, device=device, origin=origin,
+        folder, device=device, origin=origin, start=start,
     )  # fmt: skip

@@ -277,6 +277,30 @@ def test_the_commands_train_a_model_and_draw_from_it(folder: Path, tmp_path: Pat
     assert "conditions" in str(again.exception)
 
 
+def test_a_training_may_begin_with_a_model_of_the_same_configuration(folder: Path, tmp_path: Path) -> None:
+    config, first, second = tmp_path / "tiny.yaml", tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    config.write_text(CONFIG)
+    other = tmp_path / "low.yaml"
+    other.write_text(
+        CONFIG.replace("medical/tiny", "medical/low").replace("steps: 2", "steps: 1\nlearning_rate: 1.0e-12")
+    )
+    words = ["--data", str(folder), "-q"]
+    assert CliRunner().invoke(app, ["train", str(config), "-o", str(first), *words]).exit_code == 0
+    made = CliRunner().invoke(app, ["train", str(other), "-o", str(second), "--start", str(first), *words])
+    assert made.exit_code == 0, made.output
+    before, after = load_brain(first), load_brain(second)
+    for name, value in before.network.state_dict().items():
+        torch.testing.assert_close(after.network.state_dict()[name], value, rtol=0, atol=1e-6)
+    assert after.training["begun_with"]["sha256"] == before.sha256
+    card = second.with_suffix(".md").read_text()
+    assert card.index("`medical/tiny`: 2 of 2 steps") < card.index("`medical/low`: 1 of 1 steps")
+    other.write_text(other.read_text().replace("channels: [8, 8]", "channels: [8, 16]"))
+    wrong = CliRunner().invoke(
+        app, ["train", str(other), "-o", str(second), "--start", str(first), "--overwrite", *words]
+    )
+    assert "another configuration" in str(wrong.exception)
+
+
 def test_prepared_volumes_and_their_table_are_read(folder: Path, tmp_path: Path) -> None:
     from medical.brain.heads import Source, found_files, load_heads
 
