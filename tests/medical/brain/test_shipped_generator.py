@@ -1,4 +1,4 @@
-"""The generator that ships: what it draws are heads by measure, with the ventricles that it is told."""
+"""The generator that ships: what it draws are heads by measure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 pytest.importorskip("monai")
 pytest.importorskip("einops")
 
-from medical.brain.calibrated import calibrated_sampling
 from medical.brain.files import load_brain
+from medical.brain.model import Sampling
 from medical.brain.segmenter import load_segmenter
 from shared import weights
 
@@ -34,18 +34,12 @@ def test_it_has_its_recorded_hash_a_card_and_its_facts(model):
     assert model.config.skip == "stationary"
 
 
-def test_ten_calls_draw_heads_with_the_ventricles_that_are_asked_for(model):
-    sampling, segmenter = calibrated_sampling(model, weights.find(NAME), 10), load_segmenter()
-    found = {}
-    for asked in (15.0, 60.0):
-        x = model.draw(
-            sampling=sampling, conditions={"ventricles_cm3": asked, "brain_cm3": 1200.0},
-            generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
+def test_twelve_calls_draw_heads_of_plausible_volumes(model):
+    sampling, segmenter = Sampling("multistep", 12), load_segmenter()
+    drawn = [model.draw(sampling=sampling, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    assert float((drawn[0] - drawn[1]).square().mean().sqrt()) > 0.2
+    for x in drawn:
         assert float(x[:4, :4, -4:].mean()) < -0.85  # a corner of air
-        volumes = segmenter.soft_volumes(x, model.config.spacing_mm)
-        found[asked] = {name: float(value) for name, value in volumes.items()}
-        assert found[asked]["brain"] == pytest.approx(1200, rel=0.2)
-        assert 5 < found[asked]["thalamus"] < 30
-    assert found[15.0]["lateral_ventricles"] < 25
-    assert found[60.0]["lateral_ventricles"] > found[15.0]["lateral_ventricles"] + 15
+        volumes = {name: float(value) for name, value in segmenter.soft_volumes(x, model.config.spacing_mm).items()}
+        for name, low, high in (("brain", 700, 1700), ("lateral_ventricles", 5, 110), ("thalamus", 7, 28)):
+            assert low < volumes[name] < high, name
