@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -41,7 +41,8 @@ def steer(
     import torch
 
     from medical.brain.conditions import parsed
-    from medical.brain.output import done, image_seed, volume_path, write_description, write_synthetic
+    from medical.brain.generate import batch_facts
+    from medical.brain.output import done, volume_path, write_description, write_synthetic
     from medical.brain.segmenter import load_segmenter
     from medical.brain.steer import Steering
     from medical.brain.steer import steer as steered
@@ -54,17 +55,14 @@ def steer(
     settings = Steering(method=method, particles=particles, steps=steps)  # type: ignore[arg-type]
     denoiser = loaded.denoiser(conditions=conditions, guidance=guidance) if conditions else None
     require_writable(output / "x")
-    shared: dict[str, Any] = {
-        "model": {"name": loaded.name, "sha256": loaded.sha256, "strategy": loaded.config.strategy},
-        "steering": {
-            "method": method, "steps": steps, "particles": 1 if method == "gradient" else particles,
-            "segmenter": segmenter, "targets_cm3": {name: list(pair) for name, pair in targets.items()},
-        },
-        "size": list(loaded.config.size), "spacing_mm": spacing, "device": loaded.device.type,
-        "conditions": conditions or None, "guidance": guidance if conditions else None,
+    how = {
+        "method": method, "steps": steps, "particles": 1 if method == "gradient" else particles,
+        "segmenter": segmenter, "targets_cm3": {name: list(pair) for name, pair in targets.items()},
     }  # fmt: skip
-    facts = [{"seed": image_seed(seed, number), "batch_seed": seed, "number": number, **shared}
-             for number in range(1, count + 1)]  # fmt: skip
+    facts = [
+        batch_facts(loaded, seed, number, loaded.config.size, spacing, conditions, guidance) | {"steering": how}
+        for number in range(1, count + 1)
+    ]
     there = [done(volume_path(output, fact["number"]), fact, overwrite=overwrite) for fact in facts]
     for fact, found in zip(facts, there, strict=True):
         path = volume_path(output, fact["number"])

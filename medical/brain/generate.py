@@ -69,10 +69,12 @@ def generate(
     if start is not None:
         grid, _ = start.noised(grid, torch.empty(1, 1, *size))
     sampling.solver().plan(grid)
-    told = (dict(conditions), guidance) if conditions else (None, 1.0)
-    model.denoiser(conditions=told[0], guidance=told[1])
+    model.denoiser(conditions=conditions, guidance=guidance)
     require_writable(folder / "x")
-    facts = [_facts(model, seed, number, sampling, size, spacing, start, *told) for number in range(1, count + 1)]
+    how = _sampled(sampling, model, start)
+    facts = [
+        batch_facts(model, seed, number, size, spacing, conditions, guidance) | how for number in range(1, count + 1)
+    ]  # fmt: skip
     paths = [volume_path(folder, number) for number in range(1, count + 1)]
     there = [done(path, fact, overwrite=overwrite) for path, fact in zip(paths, facts, strict=True)]
     if not all(there) and isinstance(model.network, torch.nn.Module):
@@ -99,32 +101,46 @@ def off_training(model: BrainModel, size: tuple[int, int, int], spacing_mm: floa
     return warnings
 
 
-def _facts(
+def batch_facts(
     model: BrainModel,
     seed: int,
     number: int,
-    sampling: Sampling,
     size: tuple[int, int, int],
     spacing_mm: float,
-    start: Start | None,
-    conditions: dict[str, float | str] | None,
+    conditions: Mapping[str, float | str] | None,
     guidance: float,
 ) -> dict[str, Any]:
+    """Return what decides a volume of a batch beside how it is drawn, JSON types.
+
+    Args:
+        model: that draws.
+        seed: of the batch.
+        number: of the volume, from 1.
+        size: voxels.
+        spacing_mm: written voxel size.
+        conditions: what the network is told; None or empty is nothing.
+        guidance: counts with conditions only.
+    """
     return {
         "seed": image_seed(seed, number),
         "batch_seed": seed,
         "number": number,
         "model": {"name": model.name, "sha256": model.sha256, "strategy": model.config.strategy},
+        "size": list(size),
+        "spacing_mm": spacing_mm,
+        "device": model.device.type,
+        "conditions": dict(conditions) if conditions else None,  # None as in sidecars of before there were any
+        "guidance": guidance if conditions else None,
+    }
+
+
+def _sampled(sampling: Sampling, model: BrainModel, start: Start | None) -> dict[str, Any]:
+    return {
         "sampling": {
             **{name: value for name, value in asdict(sampling).items() if value is not None},
             "calls": sampling.grid(model.config.strategy).steps,
         },
         "start": None if start is None else {"name": start.name, "sha256": start.sha256, "strength": start.strength},
-        "size": list(size),
-        "spacing_mm": spacing_mm,
-        "device": model.device.type,
-        "conditions": conditions,  # None as in sidecars of before there were any
-        "guidance": None if conditions is None else guidance,
     }
 
 

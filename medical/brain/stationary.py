@@ -58,9 +58,7 @@ def haar_shares(size: tuple[int, int, int]) -> Tensor:
     responses = []
     for count in size:
         half = math.pi / (2 * count) * torch.arange(count, device="cpu")
-        response = torch.stack(
-            [2 * half.cos() ** 2, 2 * half.sin() ** 2]
-        )  # of a pair's sum and difference over sqrt(2)
+        response = torch.stack([2 * half.cos() ** 2, 2 * half.sin() ** 2])  # a pair's sum, difference / sqrt(2)
         response[:, count // 2] = torch.tensor([0.0, 2.0])  # this wave is zero in the middle of every pair
         responses.append(response)
     x, y, z = responses

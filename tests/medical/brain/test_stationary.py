@@ -162,6 +162,9 @@ def test_training_begins_at_the_loss_of_the_gaussian_model_and_its_file_keeps_it
     with torch.no_grad():
         loss = trainer.losses(heads.x[:, None], t, None, np.random.default_rng(0)).mean()
     torch.testing.assert_close(float(loss), float(left.square().mean()) / 0.6**2, rtol=0.03, atol=0)
+    # In bfloat16 the backward pass of maps this small was not finite in one run of many; float32 is asked for here.
+    plain = recipe.model_copy(update={"precision": "float32"})
+    trainer = BrainTrainer(plain, heads, heads, tmp_path / "plain")
     trainer.run()
     trainer.export(tmp_path / "tiny.safetensors", half=True)
     loaded = load_brain(tmp_path / "tiny.safetensors")
