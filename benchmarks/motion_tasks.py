@@ -6,7 +6,7 @@
 `clips.safetensors` is what `fewstep motion collect` made of the shelf's open recordings. All methods get the same
 schedule (speeds from the seed) and the same network; each row is judged by `motion.result` and `motion.metrics` on the
 same body in the same distance field. With --json, rows that are in the file are not computed again, so that the hours
-of the published settings can be cut into pieces.
+of the published settings can be cut into pieces; windows that are done of the row in work lie beside it.
 
 | case | what |
 | --- | --- |
@@ -159,8 +159,10 @@ def keyed(clips: Collection, model: MotionModel, seed: int) -> Case:
     return Case("K1", Schedule(tuple(tasks), Goals(motion.frames, clips.fps, hints=tuple(hints)), ()))
 
 
-def row(method: str, case: Case, model: MotionModel, clips: Collection, seed: int) -> dict[str, Any]:
-    """Return what a method makes of a case."""
+def row(
+    method: str, case: Case, model: MotionModel, clips: Collection, seed: int, work: Path | None = None
+) -> dict[str, Any]:
+    """Return what a method makes of a case; `work` keeps the windows of the published settings that are done."""
     begin, calls, windows = time.process_time(), 0, ()
     if method == "recordings":
         motion = retrieved(clips, case.schedule, model.anatomy, case.floor)
@@ -169,10 +171,10 @@ def row(method: str, case: Case, model: MotionModel, clips: Collection, seed: in
         weights = {"weights": DIP} if method == "published" else {}
         drawn = draw_schedule(
             model, case.schedule, model.anatomy, case.field, floor=case.floor, policy=policy, seed=seed,
-            progress=f"{method} {case.name}", **weights,
+            work=work if method == "published" else None, progress=f"{method} {case.name}", **weights,
         )  # fmt: skip
         motion, calls, windows = drawn.motion, drawn.network_calls, drawn.windows
-    seconds = time.process_time() - begin
+    seconds = drawn.seconds if method != "recordings" else time.process_time() - begin
     found = judge(motion, case.schedule.goals, case.field, floor=case.floor, anatomy=model.anatomy)
     real = evaluate(motion, case.floor)
     errors = [item["error_m"] for item in found["goals"] if item.get("error_m") is not None]
@@ -264,8 +266,10 @@ def main() -> None:
                     continue
                 if method == "recordings" and case.name == "K1":
                     continue  # the recording itself is not offered
-                rows.append(row(method, case, model, clips, seed))
+                work = given.json and given.json.with_suffix(".work.safetensors")
+                rows.append(row(method, case, model, clips, seed, work))
                 if given.json:
+                    work.unlink(missing_ok=True)
                     given.json.write_text(json_text({"model": file.sha256, "rows": rows, "real": real}))
     Console(width=160).print(table(rows, real))
     for climb in climbs(given.data):

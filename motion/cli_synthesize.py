@@ -53,6 +53,10 @@ def synthesize(
     role: Annotated[
         list[str] | None, typer.Option(metavar="ROLE=JOINT", help="What a joint of --skeleton is for; may be repeated.")
     ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep the windows that are done in this file, and go on from it."),
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = None,
@@ -73,6 +77,8 @@ def synthesize(
 
     refuse_existing(output, overwrite=overwrite)
     require_writable(output)
+    if work is not None:
+        require_writable(work)
     chosen = _policy(policy, calls, corrections, candidates)
     todo = read_tasks(tasks)
     target = None if skeleton is None else _skeleton(skeleton, units, up, role)
@@ -86,7 +92,7 @@ def synthesize(
     begin = time.monotonic()
     made = synthesize(
         file.model(resolve_device(device)), room, todo, skeleton=target, policy=chosen, seed=seed, voxel=voxel,
-        radius=radius, lock_feet=lock_feet, progress=None if quiet else "windows",
+        radius=radius, lock_feet=lock_feet, work=work, progress=None if quiet else "windows",
     )  # fmt: skip
     for note in made.schedule.notes:
         typer.echo(f"note: {tasks}: {note}", err=True)

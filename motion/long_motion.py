@@ -10,9 +10,12 @@ if it is more than `MISSED` beside its hints.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +28,13 @@ from motion.clips import Motion
 from motion.energies import USUAL, Objective, Weights
 from motion.features import Body
 from motion.goals import Goals
+from motion.kept import Kept, fingerprint, keep, kept_of
 from motion.metrics import jerk
 from motion.model import Known, MotionModel, known_path, known_poses
 from motion.policy import FAST, PlacedObjective, Policy, guided
 from motion.scene.body import Distance
 from motion.schedule import Schedule, SubTask
+from shared.calibration.identity import weights_hash
 from shared.grid import trailing_grid
 from shared.progress import tracked
 
@@ -51,12 +56,14 @@ class Drawn:
         windows: first frame of each window, and the frame after its last.
         energies: the terms of each window's objective, without weights.
         network_calls: of all windows, those drawn again among them, and candidates.
+        seconds: of the processor, likewise.
     """
 
     motion: Motion
     windows: tuple[Span, ...]
     energies: tuple[dict[str, float], ...]
     network_calls: int
+    seconds: float
 
 
 def draw_schedule(
@@ -69,6 +76,7 @@ def draw_schedule(
     policy: Policy = FAST,
     weights: Weights = USUAL,
     seed: int = 0,
+    work: Path | None = None,
     progress: str | None = None,
 ) -> Drawn:
     """Return a motion of the model's body that does what a schedule says.
@@ -82,7 +90,12 @@ def draw_schedule(
         policy: how each window is drawn.
         weights: of the energies.
         seed: of all noise.
+        work: file that keeps the windows that are done (`motion.kept`); from one of this motion it goes on. None keeps
+            nothing.
         progress: label of a progress bar; None is silent.
+
+    Raises:
+        InputError: `work` is of another motion, or damaged.
     """
     generator = torch.Generator(device=model.device).manual_seed(seed)
     actions = [task.action for task in schedule.subtasks for _ in range(task.stop - task.start)]
@@ -90,12 +103,13 @@ def draw_schedule(
     calls = policy.candidates * policy.network_calls(trailing_grid(model.process, policy.calls))
     up = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
     same = torch.eye(3, dtype=torch.float64)
-    motion: Motion | None = None
-    energies, draws = [], 0
-    for start, stop, level in tracked(windows, progress):
+    of = "" if work is None else _fingerprint(model, schedule, field, floor, policy, weights, seed)
+    kept = None if work is None else kept_of(work, of, model.body.skeleton, generator)
+    for start, stop, level in tracked(windows[len(kept.energies) if kept else 0 :], progress):
+        begin = time.process_time()
         # The network knows windows of a certain length: a shorter one goes on with its last action and no goals.
         frames = max(stop - start, model.config.frames[0])
-        known = None
+        known, motion = None, None if kept is None else kept.motion
         if motion is None:
             first = schedule.subtasks[0]
             axes, origin = _standing_at(first.pelvis[0], first.facing[0])
@@ -111,6 +125,7 @@ def draw_schedule(
         table = model.action_table(asked, frames)
         hints = tuple(hint.seen_from(placed.axes, placed.origin) for hint in model.heard(goals.hints))
         best: tuple[float, Motion, dict[str, float]] | None = None
+        energies, draws, seconds = ((), 0, 0.0) if kept is None else (kept.energies, kept.draws, kept.seconds)
         for _ in range(1 + policy.redraws):
             drawn = guided(model, table, placed, policy, known=known, held=way, hints=hints, generator=generator)[0]
             draws += 1
@@ -125,13 +140,18 @@ def draw_schedule(
             if wrong <= 1:
                 break
         assert best is not None
-        motion = best[1]
-        energies.append(best[2])
-    assert motion is not None
+        kept = Kept(best[1], (*energies, best[2]), draws, seconds + time.process_time() - begin)
+        if work is not None:
+            keep(work, of, kept, generator)
+    assert kept is not None
     return Drawn(
-        motion.placed(same, floor * up), tuple((start, stop) for start, stop, _ in windows), tuple(energies),
-        calls * draws,
+        kept.motion.placed(same, floor * up), tuple((start, stop) for start, stop, _ in windows), kept.energies,
+        calls * kept.draws, kept.seconds,
     )  # fmt: skip
+
+
+def _fingerprint(model: MotionModel, *given: Any) -> str:
+    return fingerprint(weights_hash(model.network), model.config.model_dump_json(), model.mean, model.spread, *given)
 
 
 def seam_jerk(motion: Motion, seam: int) -> float:

@@ -78,6 +78,7 @@ def synthesize(
     voxel: float = VOXEL,
     radius: float = RADIUS,
     lock_feet: bool = False,
+    work: Path | None = None,
     progress: str | None = None,
 ) -> Synthesis:
     """Make a motion that does tasks in a scene.
@@ -93,10 +94,12 @@ def synthesize(
         voxel: of the distance field, m.
         radius: of the body seen from above, m, on its way.
         lock_feet: hold feet still where they touch the floor (`motion.finish`).
+        work: file that keeps the windows that are done, to go on from (`motion.kept`); None keeps nothing.
         progress: label of a progress bar; None is silent.
 
     Raises:
-        InputError: a task that cannot be done in this scene, by number, or a skeleton without legs or a rest pose.
+        InputError: a task that cannot be done in this scene, by number, or a skeleton without legs or a rest pose, or
+            `work` of another motion.
     """
     own = model.body.skeleton
     target = own if skeleton is None else skeleton
@@ -117,7 +120,7 @@ def synthesize(
         raise
     drawn = draw_schedule(
         model, schedule, model.anatomy, large, floor=larger.floor, policy=policy, weights=weights, seed=seed,
-        progress=progress,
+        work=work, progress=progress,
     )  # fmt: skip
     motion = drawn.motion
     if skeleton is not None:

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 import motion.long_motion
+from motion.energies import USUAL
 from motion.goals import Follow, Goals, Hint
 from motion.long_motion import BACK, EDGE, HISTORY, _led_into, draw_schedule, known_way, place_on_path, seam_jerk, spans
 from motion.policy import Policy
 from motion.rotations import about_axis
+from motion.scene.field import DistanceField
 from motion.schedule import Schedule, SubTask
 from motion.timing import rotated
+from shared.errors import InputError
 from tests.motion.gaussian import gaussian_model
 
 POLICY = Policy(calls=4, corrections=1, keep_until=0.0)
@@ -243,3 +246,49 @@ def test_keyframes_of_the_hips_tell_the_way_between_them():
     assert torch.allclose(found, torch.stack([place(frame) for frame in range(41)]), atol=1e-5)
     only_guiding = tuple(replace(hint, name="") for hint in hints)
     assert known_way(model.body, Goals(64, 30.0, hints=only_guiding), axes, origin) is None
+
+
+def test_windows_that_are_done_are_kept_and_a_stopped_motion_is_the_one_that_was_not(tmp_path, monkeypatch):
+    model, schedule, work = gaussian_model(), straight(90), tmp_path / "work.safetensors"
+    whole = draw_schedule(model, schedule, model.anatomy, policy=POLICY, seed=1)
+    drawn_windows, real = [], motion.long_motion.guided
+
+    def stopping(*given, **more):
+        if len(drawn_windows) == 2:
+            raise KeyboardInterrupt
+        drawn_windows.append(1)
+        return real(*given, **more)
+
+    monkeypatch.setattr(motion.long_motion, "guided", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        draw_schedule(model, schedule, model.anatomy, policy=POLICY, seed=1, work=work)
+    drawn_windows[:] = [1]  # one call is left: the third window's
+    rest = draw_schedule(model, schedule, model.anatomy, policy=POLICY, seed=1, work=work)
+    assert torch.equal(rest.motion.root, whole.motion.root)
+    assert torch.equal(rest.motion.rotations, whole.motion.rotations)
+    assert (rest.windows, rest.energies, rest.network_calls) == (whole.windows, whole.energies, whole.network_calls)
+    assert rest.seconds > 0
+    done = draw_schedule(model, schedule, model.anatomy, policy=POLICY, seed=1, work=work)  # nothing is left
+    assert torch.equal(done.motion.root, whole.motion.root)
+
+
+@pytest.mark.parametrize("other", ["seed", "schedule", "policy", "weights", "floor", "network", "scene"])
+def test_kept_windows_of_another_motion_are_refused(tmp_path, other):
+    work = tmp_path / "work.safetensors"
+    asked = {"model": gaussian_model(), "schedule": straight(60), "policy": POLICY, "seed": 1}
+    field = DistanceField(torch.ones(2, 2, 2), torch.zeros(3), 1.0)
+    body = asked["model"].anatomy
+    draw_schedule(**asked, anatomy=body, field=field, work=work)
+    asked |= {
+        "seed": {"seed": 2},
+        "schedule": {"schedule": straight(60, turn=1e-3)},
+        "policy": {"policy": replace(POLICY, calls=5)},
+        "weights": {"weights": replace(USUAL, path=2.0)},
+        "floor": {"floor": 0.01},
+        "network": {"model": gaussian_model(spread=0.9)},
+        "scene": {},
+    }[other]
+    if other == "scene":
+        field = replace(field, values=torch.full((2, 2, 2), 2.0))
+    with pytest.raises(InputError, match="windows of another motion"):
+        draw_schedule(**asked, anatomy=body, field=field, work=work)
