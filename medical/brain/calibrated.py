@@ -4,9 +4,9 @@
     calibration.save(calibration_path(weights, 10))
     x = model.draw(sampling=calibrated_sampling(model, weights, 10), generator=generator)        # ten calls a volume
 
-The method is `shared.calibration`. It fits a handful of numbers to all voxels, so that a few noises suffice, and runs
-the network on one volume at a time. The file knows the hash of the network's weights and is refused for others. It
-belongs to the model without conditions.
+The method is `shared.calibration`, with coefficients for every band of frequencies. It fits hundreds of numbers to all
+voxels, so that a few noises suffice, and runs the network on one volume at a time. The file knows the hash of the
+network's weights and is refused for others. It belongs to the model without conditions.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from shared.errors import InputError
 from shared.process import Time
 
 TWO_ANSWERS = 8  # below so many calls a step looks at two answers of the network, else at three
+BANDS = 16  # of frequencies, each with coefficients of its own
 
 
 class VolumeByVolume:
@@ -53,7 +54,8 @@ def calibrate_brain(
 ) -> Calibration:
     """Fit nodes and coefficients for a number of calls.
 
-    Calls of the network: about 550 for every noise. Memory: about 150 volumes for every noise of the fit.
+    Calls of the network: about 550 for every noise. Memory: about 150 volumes for every noise of the fit, and 300
+    more.
 
     Args:
         model: of `load_brain`.
@@ -76,7 +78,7 @@ def calibrate_brain(
     noises = [denoiser.process.noise((n, 1, *size), generator, device=model.device) for n in (count, held_out)]
     return calibrate(
         denoiser, denoiser.process, noises[0], calls, held_out=noises[1],
-        history=history or (2 if calls < TWO_ANSWERS else 3), name=model.name, progress=progress,
+        history=history or (2 if calls < TWO_ANSWERS else 3), bands=BANDS, name=model.name, progress=progress,
     )  # fmt: skip
 
 

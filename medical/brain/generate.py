@@ -6,6 +6,8 @@ number, so a batch that was stopped, or is asked for more volumes, has the volum
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -135,9 +137,12 @@ def batch_facts(
 
 
 def _sampled(sampling: Sampling, model: BrainModel, start: Start | None) -> dict[str, Any]:
+    facts = {name: value for name, value in asdict(sampling).items() if value is not None}
+    if "table" in facts:
+        facts["table"] = hashlib.sha256(json.dumps(facts["table"]).encode()).hexdigest()
     return {
         "sampling": {
-            **{name: value for name, value in asdict(sampling).items() if value is not None},
+            **facts,
             "calls": sampling.grid(model.config.strategy).steps,
         },
         "start": None if start is None else {"name": start.name, "sha256": start.sha256, "strength": start.strength},

@@ -36,6 +36,7 @@ from shared.grid import Grid, explicit_grid, log_snr_grid
 from shared.predictions import Prediction
 from shared.process import FlowMatching, NoiseProcess, VariancePreserving, standard_normal
 from shared.sampling import Solver, sample
+from shared.solvers.banded import BandedMultistep
 from shared.solvers.calibrated import CalibratedMultistep
 from shared.solvers.ddim import DDIM
 from shared.solvers.multistep import Multistep
@@ -94,7 +95,7 @@ class Sampling:
     name: str = "reference"
     steps: int = 256
     eta: float = 0.0
-    table: CalibratedMultistep | None = None
+    table: CalibratedMultistep | BandedMultistep | None = None
 
     def __post_init__(self) -> None:
         if self.name not in ("reference", "multistep") and self.table is None:

@@ -27,24 +27,30 @@ from shared.calibration.coefficients import fit
 from shared.calibration.identity import Identity, identify
 from shared.calibration.nodes import Path, paths
 from shared.calibration.teacher import PLAIN_GRIDS, candidates, follow
+from shared.cosine import SPACE, Bands
 from shared.denoiser import Denoiser
 from shared.errors import InputError
 from shared.grid import GRIDS, Grid
 from shared.process import NoiseProcess
 from shared.sampling import sample
+from shared.solvers.banded import BandedMultistep
 from shared.solvers.calibrated import CalibratedMultistep
 from shared.solvers.multistep import Multistep
 
 __all__ = ["Calibration", "Errors", "Identity", "available", "calibrate", "identify", "load_calibration"]
 
 
+Solved = CalibratedMultistep | BandedMultistep
+
+
 @dataclass(frozen=True)
 class _Trial:
-    """A candidate with its error at the end."""
+    """A candidate with its error at the end; `path` leads through the teacher's nodes where it was fitted."""
 
     name: str
-    solver: CalibratedMultistep
+    solver: Solved
     error: float
+    path: Path = ()
 
 
 def calibrate(
@@ -57,6 +63,7 @@ def calibrate(
     history: int = 2,
     ridge: float = 1e-6,
     nodes: int = 61,
+    bands: int = 1,
     guidance: float | None = None,
     name: str | None = None,
     progress: str | None = None,
@@ -74,14 +81,19 @@ def calibrate(
         history: how many answers a step looks at.
         ridge: pull of the coefficients towards DDIM, relative to the size of each term.
         nodes: candidate nodes, besides those of the plain grids.
+        bands: of frequencies with coefficients of their own (`shared.solvers.banded`); for more than 1, x is (n, C,
+            *space). They are taken if noises that are left out of the fit end nearer with them than without, so 2
+            noises are the least.
         guidance: guidance scale of the denoiser, to be recorded and checked.
         name: of the model, for the reader.
         progress: label of a progress bar for the teacher, the longest part.
 
     Raises:
-        InputError: nfe, history or ridge out of range, or a model whose exact trajectory is not finite.
+        InputError: nfe, history, ridge or bands out of range, x without space for bands, or a model whose exact
+            trajectory is not finite.
     """
-    _check(nfe, history, ridge, nodes)
+    _check(nfe, history, ridge, nodes, bands)
+    shells = None if bands == 1 else _shells(x, bands)
     teacher = follow(denoiser, x, candidates(process, nfe, nodes), progress=progress)
     if not torch.isfinite(teacher.states[-1]).all():
         raise InputError(
@@ -89,19 +101,38 @@ def calibrate(
             fix="Check the process, the prediction type and the dtype.",
         )  # fmt: skip
 
-    def trial(label: str, path: Path) -> _Trial:
+    def fitted(shells: Bands | None, path: Path, on: slice = slice(None)) -> tuple[Solved, Tensor]:
         grid = Grid(process, tuple(teacher.grid.times[place] for place in path))
-        targets = [teacher.states[place] for place in path[1:]]
-        solver, end = fit(denoiser, x, targets, grid, history=history, ridge=ridge)
-        return _Trial(label, solver, _rms(end, teacher.states[-1]))
+        targets = [teacher.states[place][on] for place in path[1:]]
+        return fit(denoiser, x[on], targets, grid, history=history, ridge=ridge, bands=shells)
+
+    def best_of(shells: Bands | None) -> _Trial:
+        trials = []
+        for label, path in (paths(teacher, nfe, ridge=ridge, bands=shells) | plain).items():
+            solver, end = fitted(shells, path)
+            trials.append(_Trial(label, solver, _rms(end, teacher.states[-1]), path))
+        return min([*trials, *rivals.values()], key=lambda candidate: candidate.error)
+
+    def left_out(shells: Bands | None, trial: _Trial) -> float:
+        """Return the error of noises that the coefficients are not fitted on: of each half by the other."""
+        if not trial.path:
+            return trial.error
+        ends = torch.empty_like(x)
+        for half in (0, 1):
+            solver, _ = fitted(shells, trial.path, slice(1 - half, None, 2))
+            ends[half::2] = _drawn(denoiser, x[half::2], process, solver)
+        return _rms(ends, teacher.states[-1])
 
     plain = {f"{kind} grid": _path_of(GRIDS[kind](process, nfe), teacher.grid) for kind in PLAIN_GRIDS}
-    trials = [trial(label, path) for label, path in (paths(teacher, nfe, ridge=ridge) | plain).items()]
     rivals = {
         kind: _Trial(kind, solver, _rms(_drawn(denoiser, x, process, solver), teacher.states[-1]))
         for kind, solver in baselines(process, nfe).items()
     }
-    best = min([*trials, *rivals.values()], key=lambda candidate: candidate.error)
+    best = best_of(None)
+    if shells is not None and len(x) > 1:
+        banded = best_of(shells)
+        if left_out(shells, banded) < left_out(None, best):
+            best = banded
     seen = None
     if held_out is not None:
         end = follow(denoiser, held_out, candidates(process, nfe, 1)).states[-1]
@@ -135,7 +166,7 @@ def baselines(process: NoiseProcess, nfe: int) -> dict[str, CalibratedMultistep]
     return tables
 
 
-def _drawn(denoiser: Denoiser, x: Tensor, process: NoiseProcess, solver: CalibratedMultistep) -> Tensor:
+def _drawn(denoiser: Denoiser, x: Tensor, process: NoiseProcess, solver: Solved) -> Tensor:
     return sample(denoiser, x, solver.grid(process), solver)
 
 
@@ -149,7 +180,16 @@ def _rms(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().double().square().mean().sqrt())
 
 
-def _check(nfe: int, history: int, ridge: float, nodes: int) -> None:
+def _shells(x: Tensor, bands: int) -> Bands:
+    if x.ndim <= SPACE:
+        raise InputError(
+            "bands", found=f"{bands} for a shape {tuple(x.shape)}", expected="(n, channels, and axes of space)",
+            fix="Calibrate with one band.",
+        )  # fmt: skip
+    return Bands.geometric(tuple(x.shape[SPACE:]), bands)
+
+
+def _check(nfe: int, history: int, ridge: float, nodes: int, bands: int) -> None:
     wrong = [
         (option, value, expected)
         for option, value, low, expected in (
@@ -157,6 +197,7 @@ def _check(nfe: int, history: int, ridge: float, nodes: int) -> None:
             ("history", history, 1, "1 answer or more"),
             ("ridge", ridge, 0, "a number that is not negative"),
             ("nodes", nodes, nfe, f"at least the {nfe} calls"),
+            ("bands", bands, 1, "1 band or more"),
         )
         if not value >= low
     ]

@@ -25,6 +25,7 @@ from shared.grid import Grid
 from shared.jsontext import json_text
 from shared.process import NoiseProcess
 from shared.process_data import process_from_data, process_to_data, same_process
+from shared.solvers.banded import BandedMultistep
 from shared.solvers.calibrated import CalibratedMultistep
 
 FORMAT = "fewstep calibration 1"
@@ -72,7 +73,7 @@ class Calibration:
     process: NoiseProcess
     shape: tuple[int, ...]
     guidance: float | None
-    solver: CalibratedMultistep
+    solver: CalibratedMultistep | BandedMultistep
     nodes_from: str
     ridge: float
     calibration: Errors
@@ -92,7 +93,7 @@ class Calibration:
 
     def bind(
         self, denoiser: Denoiser, *, process: NoiseProcess | None = None, guidance: float | None = None
-    ) -> tuple[Grid, CalibratedMultistep]:
+    ) -> tuple[Grid, CalibratedMultistep | BandedMultistep]:
         """Return grid and solver for `sample`, `steps` and friends, after checking that they belong to the denoiser.
 
         Args:
@@ -195,7 +196,7 @@ def _calibration(facts: Mapping[str, Any]) -> Calibration:
         process=process_from_data(facts["process"]),
         shape=tuple(facts["shape"]),
         guidance=facts["guidance"],
-        solver=CalibratedMultistep(**facts["solver"]),
+        solver=(BandedMultistep if "edges" in facts["solver"] else CalibratedMultistep)(**facts["solver"]),
         nodes_from=facts["nodes_from"],
         ridge=facts["ridge"],
         calibration=Errors(**facts["calibration"]),

@@ -11,6 +11,10 @@ in which DDIM, x_t = (sigma_t / sigma_s) phi_0 + alpha_t phi_1, has the coeffici
 
 so ridge -> infinity is DDIM. The student then takes the step with these coefficients, and the next fit sees the error
 that is left. N steps are N systems of `history` + 1 unknowns: no gradients, N network calls.
+
+With bands of frequencies every band of the cosine transform has coefficients of its own, and c_1 = alpha_t is not
+fitted: then an answer that is the same at every step is reached exactly, whatever the other coefficients are, so the
+mean of the data, which is large in low bands, plays no part.
 """
 
 from __future__ import annotations
@@ -21,9 +25,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from shared.cosine import SPACE, Bands, waves
 from shared.denoiser import Denoiser
 from shared.grid import Grid
 from shared.sampling import State
+from shared.solvers.banded import BandedMultistep, BandedPlan
 from shared.solvers.calibrated import CalibratedMultistep
 from shared.solvers.linear import LinearPlan, Update
 
@@ -31,8 +37,9 @@ LEAST_RIDGE = 1e-12
 
 
 def fit(
-    denoiser: Denoiser, x: Tensor, targets: Sequence[Tensor], grid: Grid, *, history: int = 2, ridge: float = 1e-6
-) -> tuple[CalibratedMultistep, Tensor]:
+    denoiser: Denoiser, x: Tensor, targets: Sequence[Tensor], grid: Grid, *, history: int = 2, ridge: float = 1e-6,
+    bands: Bands | None = None,
+) -> tuple[CalibratedMultistep | BandedMultistep, Tensor]:  # fmt: skip
     """Return the fitted solver, and its result from the noises x.
 
     Args:
@@ -42,7 +49,10 @@ def fit(
         grid: the nodes.
         history: how many answers a step looks at, 1 or more.
         ridge: pull towards DDIM, relative to the size of each term.
+        bands: fit each by itself; x is (n, C, *space) then. None fits one set of coefficients.
     """
+    if bands is not None:
+        return _fit_banded(denoiser, x, targets, grid, history, ridge, bands)
     gains: list[float] = []
     rows: list[tuple[float, ...]] = []
     answers: tuple[Tensor, ...] = ()
@@ -62,14 +72,56 @@ def _fit_step(
     x: Tensor, answers: Sequence[Tensor], target: Tensor, grid: Grid, k: int, ridge: float
 ) -> tuple[float, tuple[float, ...]]:
     """Return gain and weights (of the answers, newest first) of the step from node k."""
-    alpha = grid.alpha[k]
+    c = _solved(_basis(x, answers, grid.alpha[k]), real_vector(target), grid, k, ridge, banded=False)
+    return solver_form(c, grid.alpha[k])
+
+
+def _basis(x: Tensor, answers: Sequence[Tensor], alpha: float) -> Tensor:
+    """Return phi_0, phi_1, ... of the module docstring as columns."""
     terms = [x - alpha * answers[0], answers[0], *(new - old for new, old in pairwise(answers))]
-    basis = torch.stack([real_vector(term) for term in terms], dim=1)
-    ddim = torch.zeros(len(terms), dtype=torch.float64)
-    ddim[0], ddim[1] = grid.sigma[k + 1] / grid.sigma[k], grid.alpha[k + 1]
-    rest = real_vector(target) - basis @ ddim.to(basis.device)
-    c = ddim + ridge_solution((basis.T @ basis).cpu(), (basis.T @ rest).cpu(), ridge)
-    return solver_form(c.tolist(), alpha)
+    return torch.stack([real_vector(term) for term in terms], dim=1)
+
+
+def _solved(basis: Tensor, target: Tensor, grid: Grid, k: int, ridge: float, *, banded: bool) -> list[float]:
+    """Return the coefficients of the step from node k."""
+    c = torch.zeros(basis.shape[1], dtype=torch.float64)
+    c[0], c[1] = grid.sigma[k + 1] / grid.sigma[k], grid.alpha[k + 1]
+    rest = target - basis @ c.to(basis.device)
+    free = free_terms(len(c), banded=banded)
+    basis = basis[:, free]
+    c[free] += ridge_solution((basis.T @ basis).cpu(), (basis.T @ rest).cpu(), ridge)
+    return c.tolist()
+
+
+def free_terms(count: int, *, banded: bool) -> list[int]:
+    """Return which of the terms phi are fitted: all, or in bands all but phi_1."""
+    return [i for i in range(count) if not (banded and i == 1)]
+
+
+def _fit_banded(
+    denoiser: Denoiser, x: Tensor, targets: Sequence[Tensor], grid: Grid, history: int, ridge: float, bands: Bands
+) -> tuple[BandedMultistep, Tensor]:
+    index = bands.index(tuple(x.shape[SPACE:])).to(x.device)
+    chosen = [index == band for band in range(bands.count)]
+    gains: list[tuple[float, ...]] = []
+    rows: list[tuple[tuple[float, ...], ...]] = []
+    answers: tuple[Tensor, ...] = ()
+    with torch.no_grad():
+        for k in range(grid.steps):
+            answers = (denoiser(x, grid.times[k]), *answers)[:history]
+            seen, target = [waves(tensor) for tensor in (x, *answers)], waves(targets[k])
+            forms = []
+            for among in chosen:
+                state, *asked = [tensor[..., among] for tensor in seen]
+                basis = _basis(state, asked, grid.alpha[k])
+                c = _solved(basis, real_vector(target[..., among]), grid, k, ridge, banded=True)
+                forms.append(solver_form(c, grid.alpha[k]))
+            gains.append(tuple(gain for gain, _ in forms))
+            rows.append(tuple(zip(*(weights for _, weights in forms), strict=True)))
+            # The step of the solver itself, so that fitting and sampling agree to the bit.
+            step = BandedMultistep(grid.times[: k + 2], bands.edges, tuple(gains), tuple(rows))
+            x = BandedPlan(step).advance(State(x, grid.times[k], index=k, history=answers[1:]), answers[0]).x
+    return BandedMultistep(grid.times, bands.edges, tuple(gains), tuple(rows)), x
 
 
 def solver_form(c: Sequence[float], alpha: float) -> tuple[float, tuple[float, ...]]:

@@ -6,7 +6,7 @@ Two costs of a step, both computed from the teacher's trajectories alone, withou
           distance of a state from the straight line between start and end of its own trajectory (GITS);
     step  the fitted solver's own error: the mean square of what is left of x*_m after the least squares of
           `shared.calibration.coefficients` on x*_j, D_j and D_i, for every triple of nodes i -> j -> m (history 2).
-          The state of the programme is the pair (i, j).
+          The state of the programme is the pair (i, j). With bands, the sum over bands of what is left in each.
 
 With discount gamma, the path of N steps that minimises sum_k gamma^(N-1-k) cost_k is found exactly. Neither cost knows
 how an early error grows until the end, so gamma is not one number: every value of `DISCOUNTS` gives a path, and
@@ -20,26 +20,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shared.calibration.coefficients import real_vector, ridge_solution
+from shared.calibration.coefficients import free_terms, real_vector, ridge_solution
 from shared.calibration.teacher import Teacher
+from shared.cosine import SPACE, Bands, waves
 
-DISCOUNTS: dict[str, tuple[float, ...]] = {"dev": (1.0, 1.15), "step": (0.5, 0.7, 0.85, 1.0)}
+DISCOUNTS: dict[str, tuple[float, ...]] = {
+    "dev": (1.0, 1.15), "step": (0.5, 0.7, 0.85, 1.0), "banded step": (0.7, 0.85, 1.0, 1.15, 1.3)
+}  # fmt: skip
 
 Path = tuple[int, ...]
 
 
-def paths(teacher: Teacher, nfe: int, *, ridge: float) -> dict[str, Path]:
+def paths(teacher: Teacher, nfe: int, *, ridge: float, bands: Bands | None = None) -> dict[str, Path]:
     """Return the best path of `nfe` steps for each cost and discount: places in the teacher's grid, by name.
 
     Args:
         teacher: trajectories at the candidates.
         nfe: steps, at most the number of steps of the teacher's grid.
         ridge: of the fit, see `shared.calibration.coefficients`.
+        bands: of the fit; None fits one set of coefficients.
     """
     deviation = deviation_costs(teacher)
-    first, later = step_costs(teacher, ridge=ridge)
+    first, later = step_costs(teacher, ridge=ridge, bands=bands)
     found = {f"dev {gamma:g}": shortest_path(deviation, nfe, gamma) for gamma in DISCOUNTS["dev"]}
-    return found | {f"step {gamma:g}": shortest_pair_path(first, later, nfe, gamma) for gamma in DISCOUNTS["step"]}
+    step = "step" if bands is None else "banded step"
+    return found | {f"{step} {gamma:g}": shortest_pair_path(first, later, nfe, gamma) for gamma in DISCOUNTS[step]}
 
 
 def deviation_costs(teacher: Teacher) -> Tensor:
@@ -63,15 +68,20 @@ def deviation_costs(teacher: Teacher) -> Tensor:
     return cost
 
 
-def step_costs(teacher: Teacher, *, ridge: float) -> tuple[Tensor, Tensor]:
+def step_costs(teacher: Teacher, *, ridge: float, bands: Bands | None = None) -> tuple[Tensor, Tensor]:
     """Return the cost "step" of every first step 0 -> m, (M + 1,), and of every later i -> j -> m, (M + 1,) * 3.
 
-    Everything follows from the inner products of states and answers: one Gram matrix, then small systems in a batch.
+    Everything follows from the inner products of states and answers: one Gram matrix a band, then small systems in a
+    batch.
     """
+    costs = [_costs(gram, teacher, ridge, banded=bands is not None) for gram in _grams(teacher, bands)]
+    return torch.stack([first for first, _ in costs]).sum(0), torch.stack([later for _, later in costs]).sum(0)
+
+
+def _costs(gram: Tensor, teacher: Teacher, ridge: float, *, banded: bool) -> tuple[Tensor, Tensor]:
     count = len(teacher.states)
     alpha = torch.tensor(teacher.grid.alpha, dtype=torch.float64)
     sigma = torch.tensor(teacher.grid.sigma, dtype=torch.float64)
-    gram = _gram(teacher)
     xx, xd, dd = gram[:count, :count], gram[:count, count:], gram[count:, count:]
     first = torch.full((count,), torch.inf, dtype=torch.float64)
     later = torch.full((count, count, count), torch.inf, dtype=torch.float64)
@@ -86,7 +96,7 @@ def step_costs(teacher: Teacher, *, ridge: float) -> tuple[Tensor, Tensor]:
         ddim = torch.stack([sigma[m] / sigma[j], alpha[m]], dim=1)
         if j == 0:
             two = torch.stack([torch.stack([e_e, e_d[j]]), torch.stack([e_d[j], dd[j, j]])])
-            first[m] = _left_over(two, torch.stack([e_x, d_x], dim=1), ddim, xx[m, m], ridge)
+            first[m] = _left_over(two, torch.stack([e_x, d_x], dim=1), ddim, xx[m, m], ridge, banded=banded)
             continue
         # phi_2 = D_j - D_i, for every i at once.
         e_s, d_s = e_d[j] - e_d[i], dd[j, j] - dd[j, i]
@@ -98,28 +108,41 @@ def step_costs(teacher: Teacher, *, ridge: float) -> tuple[Tensor, Tensor]:
         )
         moments = torch.stack([e_x.expand(len(i), -1), d_x.expand(len(i), -1), s_x], dim=-1)
         ddim = torch.cat([ddim, torch.zeros(len(m), 1, dtype=torch.float64)], dim=1)
-        later[i[:, None], j, m] = _left_over(three.reshape(-1, 1, 3, 3), moments, ddim, xx[m, m], ridge)
+        gram_of_three = three.reshape(-1, 1, 3, 3)
+        later[i[:, None], j, m] = _left_over(gram_of_three, moments, ddim, xx[m, m], ridge, banded=banded)
     return first, later
 
 
-def _left_over(gram: Tensor, moments: Tensor, ddim: Tensor, square: Tensor, ridge: float) -> Tensor:
+def _left_over(gram: Tensor, moments: Tensor, ddim: Tensor, square: Tensor, ridge: float, *, banded: bool) -> Tensor:
     """Return |x_m - sum_i c_i phi_i|^2 of the fitted c, from inner products only."""
     pull = moments - (gram @ ddim[..., None])[..., 0]
     gram = gram.expand(*pull.shape, pull.shape[-1])
-    c = ddim + ridge_solution(gram, pull, ridge)
+    free = free_terms(pull.shape[-1], banded=banded)
+    c = ddim.expand(pull.shape).clone()
+    c[..., free] += ridge_solution(gram[..., free, :][..., free], pull[..., free], ridge)
     return (square - 2 * (c * moments).sum(-1) + (c * (gram @ c[..., None])[..., 0]).sum(-1)).clamp_min(0)
 
 
-def _gram(teacher: Teacher) -> Tensor:
-    """Return the mean inner products of all states and all answers, one sample at a time to bound the memory."""
+def _grams(teacher: Teacher, bands: Bands | None) -> list[Tensor]:
+    """Return the mean inner products of all states and all answers in each band, their shares of the whole.
+
+    One sample at a time, to bound the memory.
+    """
     vectors = (*teacher.states, *teacher.answers)
-    gram = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
+    chosen: list[Tensor] | None = None
+    if bands is not None:
+        index = bands.index(tuple(vectors[0].shape[SPACE:])).to(vectors[0].device)
+        chosen = [index == band for band in range(bands.count)]
+    grams = torch.zeros(1 if chosen is None else len(chosen), len(vectors), len(vectors), dtype=torch.float64)
     numbers = 0
     for n in range(len(vectors[0])):
-        rows = torch.stack([real_vector(vector[n]) for vector in vectors])
-        gram += (rows @ rows.T).cpu()
-        numbers += rows.shape[1]
-    return gram / numbers
+        one = [vector[n : n + 1] if chosen is None else waves(vector[n : n + 1]) for vector in vectors]
+        for place, gram in enumerate(grams):
+            parts = one if chosen is None else [vector[..., chosen[place]] for vector in one]
+            rows = torch.stack([real_vector(part) for part in parts])
+            gram += (rows @ rows.T).cpu()
+            numbers += rows.shape[1]
+    return list(grams / numbers)
 
 
 def shortest_path(cost: Tensor, steps: int, gamma: float) -> Path:

@@ -27,6 +27,7 @@ from shared.interop.diffusers import prediction_from_diffusers, process_from_dif
 from shared.predictions import convert
 from shared.process import FlowMatching, TableVP
 from shared.sampling import Plan, State
+from shared.solvers.banded import BandedMultistep
 from shared.solvers.calibrated import CalibratedMultistep
 from shared.solvers.named import solver_from_data
 
@@ -76,7 +77,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         self.process = process
         self.prediction = prediction_from_diffusers(self.config)
         self.solver = solver_from_data(solver or {"name": "multistep"})
-        own = len(self.solver.gains) if isinstance(self.solver, CalibratedMultistep) else None
+        own = len(self.solver.gains) if isinstance(self.solver, CalibratedMultistep | BandedMultistep) else None
         self.set_timesteps(own or min(50, num_train_timesteps))
 
     def set_timesteps(
@@ -98,7 +99,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
                 "set_timesteps", found=f"num_inference_steps={num_inference_steps}, timesteps={timesteps}",
                 expected="one of the two", fix="Pass either.",
             )  # fmt: skip
-        if isinstance(self.solver, CalibratedMultistep):
+        if isinstance(self.solver, CalibratedMultistep | BandedMultistep):
             if num_inference_steps != len(self.solver.gains):
                 raise InputError(
                     "set_timesteps",

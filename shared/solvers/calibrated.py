@@ -64,13 +64,18 @@ class CalibratedMultistep:
         Raises:
             InputError: a grid whose times are not those of the calibration.
         """
-        same = len(grid.times) == len(self.times)
-        if not same or max(abs(a - b) for a, b in zip(grid.times, self.times, strict=True)) > 1e-9:
-            raise InputError(
-                "grid",
-                found=f"{grid.steps} steps, t = {grid.times[0]:g} ... {grid.times[-2]:g}, {grid.times[-1]:g}",
-                expected=f"the {len(self.gains)} steps of the calibration, {self.times[0]:g} to {self.times[-1]:g}",
-                fix="Use the calibration's own grid; calibrate again for another.",
-            )
+        require_nodes(self.times, grid)
         rows = zip(self.times, self.gains, self.weights, strict=False)
         return LinearPlan(tuple(Update(t, gain, weights) for t, gain, weights in rows), self.times[-1])
+
+
+def require_nodes(times: tuple[float, ...], grid: Grid) -> None:
+    """Raise `InputError` unless the times of a grid are the nodes of a calibration."""
+    same = len(grid.times) == len(times)
+    if not same or max(abs(a - b) for a, b in zip(grid.times, times, strict=True)) > 1e-9:
+        raise InputError(
+            "grid",
+            found=f"{grid.steps} steps, t = {grid.times[0]:g} ... {grid.times[-2]:g}, {grid.times[-1]:g}",
+            expected=f"the {len(times) - 1} steps of the calibration, {times[0]:g} to {times[-1]:g}",
+            fix="Use the calibration's own grid; calibrate again for another.",
+        )

@@ -9,6 +9,7 @@ from typing import Any
 from shared.errors import InputError
 from shared.sampling import Solver
 from shared.solvers.ancestral import Ancestral
+from shared.solvers.banded import BandedMultistep
 from shared.solvers.calibrated import CalibratedMultistep
 from shared.solvers.consistency import ConsistencySteps
 from shared.solvers.ddim import DDIM
@@ -25,6 +26,7 @@ SOLVERS: dict[str, type] = {
     "multistep": Multistep,
     "heun": Heun,
     "calibrated": CalibratedMultistep,
+    "banded": BandedMultistep,
     "evodiff": EVODiff,
     "dpm_solver": DPMSolver,
     "unipc": UniPC,
