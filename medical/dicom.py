@@ -88,7 +88,7 @@ def datasets_of(image: Image) -> tuple[list[FileDataset], dict[str, Any]]:
     datasets = []
     for z, pixels in enumerate(stored):
         dataset = _new_object(generate_uid(prefix=None))
-        _patient_and_study(dataset, uids["study"])
+        _patient_and_study(dataset, shown, uids["study"])
         _series(dataset, shown, uids, now)
         _mr_image(dataset, shown)
         _plane(dataset, shown, z)
@@ -121,7 +121,7 @@ def _new_object(uid: str) -> FileDataset:
     return dataset
 
 
-def _patient_and_study(dataset: Dataset, study: str) -> None:
+def _patient_and_study(dataset: Dataset, image: Image, study: str) -> None:
     """Leave empty everything that the raw data do not tell (type 2 attributes must exist)."""
     for keyword in (
         "PatientName",
@@ -137,6 +137,8 @@ def _patient_and_study(dataset: Dataset, study: str) -> None:
         "Laterality",
     ):
         setattr(dataset, keyword, "")
+    if image.provenance.get("synthetic"):
+        dataset.PatientName = "SYNTHETIC^NOBODY"
     dataset.StudyInstanceUID = study
 
 
@@ -235,7 +237,9 @@ def _provenance(dataset: Dataset, image: Image) -> None:
     if facts.get("source"):
         lines.append(f"Raw data: {base_name(facts['source'])}.")
     model = facts.get("model")
-    if model:
+    if model and facts.get("synthetic"):
+        lines.append(f"Drawn by the generative model {model['name']} (sha256 {model['sha256']}). Nobody was scanned.")
+    elif model:
         trained = "simulated" if model["simulated"] else "measured"
         lines.append(
             f"Image by the trained network {model['name']} (sha256 {model['sha256']}), trained on {trained} data. "

@@ -19,6 +19,7 @@ Provenance keys (`Image.provenance`) that reach the sidecar, all optional except
 | units | unit of the voxels: "scanner", "SNR", ... |
 | history, warnings | sentences, in order |
 | simulated | the k-space was computed, not measured |
+| synthetic | the image was drawn by a generative model: nobody was scanned |
 | nominal_geometry | the file carried no geometry; positions and orientation are assumed |
 | source | the raw-data file; only its name is written, never its folder |
 | header | protocol facts of the scan, lists where there are several echoes; `BIDS_OF_HEADER` names those of BIDS |

@@ -69,6 +69,7 @@ def generate(
     memory: Annotated[
         float | None, typer.Option(metavar="GIB", min=0.01, help="Stay within so much memory; default: what is free.")
     ] = None,
+    dicom: Annotated[bool, typer.Option("--dicom", help="Also write DICOM series, into DIR/sourcedata/dicom.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -102,7 +103,7 @@ def generate(
     drawn = generate(
         loaded, output, count, seed, sampling=sampling, size=voxels, spacing_mm=spacing,
         conditions=parsed(condition or [], loaded.config), guidance=guidance, start=begin,
-        memory=None if memory is None else memory * 2**30, overwrite=overwrite, progress=not quiet,
+        memory=None if memory is None else memory * 2**30, dicom=dicom, overwrite=overwrite, progress=not quiet,
     )  # fmt: skip
     for written in drawn:
         typer.echo(str(written.path))

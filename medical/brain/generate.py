@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from medical.brain.dicom import series_path, write_series_of
 from medical.brain.memory import available, choose
 from medical.brain.model import BrainModel, Sampling, check_size
 from medical.brain.output import Written, done, image_seed, volume_path, write_description, write_synthetic
@@ -38,6 +39,7 @@ def generate(
     guidance: float = 1.0,
     start: Start | None = None,
     memory: float | None = None,
+    dicom: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Iterator[Written]:
@@ -57,6 +59,7 @@ def generate(
         guidance: scale of classifier-free guidance; 1 is none.
         start: a volume that each one starts from; None is noise.
         memory: bytes to stay within; None is what is free on the device.
+        dicom: also write a DICOM series of each volume (`medical.brain.dicom`).
         overwrite: replace volumes that were made with other settings.
         progress: tell the planned memory and show a bar for each volume, on standard error.
 
@@ -87,7 +90,8 @@ def generate(
             sys.stderr.write(f"{plan}\n")
     warnings = off_training(model, size, spacing)
     write_description(folder, model.name)
-    return _drawn(model, sampling, size, start, list(zip(paths, facts, there, strict=True)), warnings, progress)
+    drawn = _drawn(model, sampling, size, start, list(zip(paths, facts, there, strict=True)), warnings, progress)
+    return _with_series(drawn, folder) if dicom else drawn
 
 
 def off_training(model: BrainModel, size: tuple[int, int, int], spacing_mm: float) -> list[str]:
@@ -167,3 +171,11 @@ def _drawn(
             x = model.draw(size, sampling, **told, start=start, generator=generator, progress=label)
             write_synthetic(path, x, facts, warnings)
         yield Written(path, not there)
+
+
+def _with_series(drawn: Iterator[Written], folder: Path) -> Iterator[Written]:
+    for written in drawn:
+        series = series_path(folder, written.path)
+        if written.new or not series.exists():
+            write_series_of(written.path, series)
+        yield written

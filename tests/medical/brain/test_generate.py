@@ -182,3 +182,36 @@ def test_a_folded_network_with_conditions_draws_the_same_in_slabs():
         for one in (model, Plan(config.size, 4, 0, 0, 0).applied(model))
     ]
     torch.testing.assert_close(drawn[1], drawn[0], atol=1e-5, rtol=0)
+
+
+def test_a_series_has_every_voxel_at_its_place_and_says_that_nobody_was_scanned(model, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    (written,) = generate(model, tmp_path, 1, 3, sampling=FEW, dicom=True)
+    image = nibabel.load(written.path)
+    voxels = np.asanyarray(image.dataobj)
+    files = sorted((tmp_path / "sourcedata" / "dicom" / "sub-syn001").glob("*.dcm"))
+    assert len(files) == voxels.shape[2]
+    to_voxel = np.linalg.inv(image.affine) @ np.diag([-1, -1, 1, 1])  # from LPS mm
+    for path in files:
+        series = pydicom.dcmread(path)
+        across, down = np.reshape(np.array(series.ImageOrientationPatient, float), (2, 3))
+        stored = series.pixel_array * float(series.RescaleSlope)
+        for row, column in ((0, 0), (3, 1), (9, 7)):
+            place = np.array(series.ImagePositionPatient, float) + 4 * (column * across + row * down)
+            index = tuple(np.round(to_voxel @ [*place, 1])[:3].astype(int))
+            assert stored[row, column] == pytest.approx(voxels[index], abs=float(series.RescaleSlope))
+    assert str(series.PatientName) == "SYNTHETIC^NOBODY"
+    assert "Nobody was scanned" in series.ImageComments
+    assert model.sha256 in series.ImageComments
+    assert "NOT FOR DIAGNOSIS" in series.DerivationDescription
+    assert [float(value) for value in (*series.PixelSpacing, series.SliceThickness)] == [4, 4, 4]
+    stamp = files[0].stat().st_mtime_ns
+    assert not next(generate(model, tmp_path, 1, 3, sampling=FEW, dicom=True)).new
+    assert files[0].stat().st_mtime_ns == stamp
+    for path in files:
+        path.unlink()
+    files[0].parent.rmdir()
+    assert not next(
+        generate(model, tmp_path, 1, 3, sampling=FEW, dicom=True)
+    ).new  # the volume is there, its series not
+    assert files[0].exists()
