@@ -75,7 +75,10 @@ def calibrate_brain(
     if count < 1 or held_out < 1:
         raise InputError("noises", found=f"{count} and {held_out}", expected="1 or more", fix="4 and 2 are enough.")
     denoiser, generator = VolumeByVolume(model), torch.Generator().manual_seed(seed)
-    noises = [denoiser.process.noise((n, 1, *size), generator, device=model.device) for n in (count, held_out)]
+    noises = [
+        denoiser.process.noise((n, *model.config.sampled(size)), generator, device=model.device)
+        for n in (count, held_out)
+    ]
     return calibrate(
         denoiser, denoiser.process, noises[0], calls, held_out=noises[1],
         history=history or (2 if calls < TWO_ANSWERS else 3), bands=BANDS, name=model.name, progress=progress,

@@ -64,6 +64,9 @@ def generate(
     ] = None,
     strength: Annotated[float, typer.Option(help="With --start or --labels: 0 keeps the volume, 1 forgets it.")] = 0.6,
     strategy: Strategy = None,
+    autoencoder: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of MedForj's latent model: NVIDIA's autoencoder_v1.pt.")
+    ] = None,
     condition: Condition = None,
     guidance: Guidance = 1.0,
     memory: Annotated[
@@ -85,7 +88,7 @@ def generate(
     from shared.weights import find
 
     voxels = None if size is None else three(size, "--size")
-    loaded = loaded_model(model, strategy, device)
+    loaded = loaded_model(model, strategy, device, autoencoder)
     if not quiet:
         for warning in off_training(loaded, voxels or loaded.config.size, spacing or loaded.config.spacing_mm):
             typer.echo(f"warning: {warning}", err=True)

@@ -13,6 +13,7 @@ CHANNELS = (16, 32, 64, 128, 256)
 ATTENTION = (False, False, False, False, True)
 SIZE = (192, 224, 192)
 SPACING_MM = 1.0
+LATENT_FACTOR, LATENT_CHANNELS = 4, 4  # of `medical.brain.latent`
 
 
 class Condition(BaseModel):
@@ -56,6 +57,7 @@ class BrainConfig(BaseModel):
         spacing_mm: edge of a voxel.
         fold: "haar" has the network work on the eight Haar coefficients of each block of 2 x 2 x 2 voxels.
         skip: "stationary" has it correct the estimate of a Gaussian model of the heads, `medical.brain.stationary`.
+        latent: "maisi" has it work on the latents of that autoencoder, `medical.brain.latent`.
         conditions: what the network may be told; each may stay unknown.
     """
 
@@ -72,6 +74,7 @@ class BrainConfig(BaseModel):
     spacing_mm: PositiveFloat = SPACING_MM
     fold: Literal["none", "haar"] = "none"
     skip: Literal["none", "stationary"] = "none"
+    latent: Literal["none", "maisi"] = "none"
     conditions: tuple[Condition, ...] = ()
 
     @model_validator(mode="after")
@@ -89,6 +92,8 @@ class BrainConfig(BaseModel):
             raise ValueError(f"size {self.size} must be multiples of {self.multiple}")
         if self.skip == "stationary" and self.fold != "haar":
             raise ValueError("skip: stationary needs fold: haar")
+        if self.latent != "none" and self.fold != "none":
+            raise ValueError(f"latent {self.latent} needs fold: none")
         names = [condition.name for condition in self.conditions]
         if len(set(names)) < len(names):
             raise ValueError(f"conditions {names} must differ in name")
@@ -97,7 +102,17 @@ class BrainConfig(BaseModel):
     @property
     def multiple(self) -> int:
         """Return what every side of a volume must be a multiple of."""
-        return 2 ** (len(self.channels) - 1 + (self.fold == "haar"))
+        return self.finer * 2 ** (len(self.channels) - 1 + (self.fold == "haar"))
+
+    @property
+    def finer(self) -> int:
+        """Return how many voxels of a volume are one of what is sampled, along an axis."""
+        return 1 if self.latent == "none" else LATENT_FACTOR
+
+    def sampled(self, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        """Return the shape (C, X, Y, Z) of what is sampled for a volume of so many voxels."""
+        x, y, z = (side // self.finer for side in size)
+        return (1 if self.latent == "none" else LATENT_CHANNELS), x, y, z
 
     @property
     def fov_mm(self) -> tuple[float, float, float]:

@@ -46,7 +46,11 @@ def save_brain(
 
 
 def load_brain(
-    name: str | os.PathLike[str], strategy: Strategy | None = None, device: torch.device | str = "cpu"
+    name: str | os.PathLike[str],
+    strategy: Strategy | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    autoencoder: str | os.PathLike[str] | None = None,
 ) -> BrainModel:
     """Return the model of a file of ours or of MedForj, in evaluation mode; it runs in float32.
 
@@ -54,11 +58,26 @@ def load_brain(
         name: a path, or a packaged name.
         strategy: of a file of MedForj whose name does not say it.
         device: where to compute.
+        autoencoder: file of a latent model's, see `medical.brain.latent`.
 
     Raises:
-        InputError: no such weights, weights of another kind, tensors that do not fit, or a strategy that does not.
+        InputError: no such weights, weights of another kind, tensors that do not fit, a strategy that does not, or an
+            autoencoder for a model of voxels.
         MissingExtra: MONAI or einops is not installed.
     """
+    from medical.brain.latent import load_autoencoder
+
+    model = _loaded(name, strategy, device)
+    if autoencoder is not None:
+        if model.config.latent == "none":
+            raise InputError(
+                "--autoencoder", found=f"one for {model.name}", expected="none: it is a model of voxels", fix="Drop it."
+            )
+        model.autoencoder = load_autoencoder(autoencoder, device)
+    return model
+
+
+def _loaded(name: str | os.PathLike[str], strategy: Strategy | None, device: torch.device | str) -> BrainModel:
     from medical.brain.official import load_official, network_of
     from shared.weights import find, load
 

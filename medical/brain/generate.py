@@ -18,7 +18,7 @@ import torch
 
 from medical.brain.dicom import series_path, write_series_of
 from medical.brain.memory import available, choose
-from medical.brain.model import BrainModel, Sampling, check_size
+from medical.brain.model import BrainModel, Sampling, check_size, require_voxels
 from medical.brain.output import Written, done, image_seed, volume_path, write_description, write_synthetic
 from medical.brain.start import Start
 from shared.files import require_writable
@@ -70,8 +70,10 @@ def generate(
     size, spacing = size or model.config.size, spacing_mm or model.config.spacing_mm
     sampling = sampling or Sampling()
     check_size(model.config, size)
+    model.require_autoencoder()
     grid = sampling.grid(model.config.strategy)
     if start is not None:
+        require_voxels(model.config, "--start")
         grid, _ = start.noised(grid, torch.empty(1, 1, *size))
     sampling.solver().plan(grid)
     model.denoiser(conditions=conditions, guidance=guidance)
@@ -84,7 +86,7 @@ def generate(
     there = [done(path, fact, overwrite=overwrite) for path, fact in zip(paths, facts, strict=True)]
     if not all(there) and isinstance(model.network, torch.nn.Module):
         free = available(model.device) if memory is None else memory
-        plan = choose(model.config, model.network, size, free, spacing_mm=spacing)
+        plan = choose(model.config, model.network, size, free, spacing_mm=spacing, autoencoder=model.autoencoder)
         model = plan.applied(model)
         if progress:
             sys.stderr.write(f"{plan}\n")
@@ -131,7 +133,8 @@ def batch_facts(
         "seed": image_seed(seed, number),
         "batch_seed": seed,
         "number": number,
-        "model": {"name": model.name, "sha256": model.sha256, "strategy": model.config.strategy},
+        "model": {"name": model.name, "sha256": model.sha256, "strategy": model.config.strategy}
+        | ({} if model.autoencoder is None else {"autoencoder_sha256": model.autoencoder.sha256}),
         "size": list(size),
         "spacing_mm": spacing_mm,
         "device": model.device.type,

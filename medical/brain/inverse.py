@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from medical.brain.forward import Measurement, RicianMeasurement
-from medical.brain.model import PREDICTIONS, BrainModel, Sampling, brain_process, check_size
+from medical.brain.model import PREDICTIONS, BrainModel, Sampling, brain_process, check_size, require_voxels
 from shared.denoiser import Denoiser, clipped
 from shared.errors import InputError
 from shared.grid import Grid
@@ -155,6 +155,7 @@ def solve(
     """
     settings, size = settings or Solving(), size or model.config.size
     check_size(model.config, size)
+    require_voxels(model.config, "solve")
     grid = Sampling("reference" if settings.method == "released" else "multistep", settings.steps).grid(
         model.config.strategy
     )

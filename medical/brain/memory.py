@@ -14,7 +14,9 @@ from __future__ import annotations
 import os
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -23,6 +25,9 @@ from medical.brain.config import BrainConfig
 from medical.brain.model import BrainModel
 from shared.errors import InputError
 from shared.memory import call_bytes, sliceable, sliced
+
+if TYPE_CHECKING:
+    from medical.brain.latent import Autoencoder
 
 SLABS = (0, 4, 8, 16, 32, 64)  # what is tried, the fewest first; 0 is the network as it is
 SAMPLER_VOLUMES = 6  # x, the estimates of two calls, fresh noise, and room for the result's numpy copies
@@ -75,29 +80,44 @@ def gib(amount: float) -> str:
     return f"{amount / 2**30:.2f} GiB"
 
 
-def measure(config: BrainConfig, network: nn.Module, size: tuple[int, int, int], slabs: int = 0) -> Plan:
+def measure(
+    config: BrainConfig,
+    network: nn.Module,
+    size: tuple[int, int, int],
+    slabs: int = 0,
+    autoencoder: Autoencoder | None = None,
+) -> Plan:
     """Return what a volume of this size needs, from two calls on thin ones, or from one of a network of one size.
+
+    The autoencoder of a latent model decodes once the network is done, so the larger of the two counts.
 
     Args:
         config: of the network.
         network: (x, times) -> prediction.
         size: voxels, multiples of `config.multiple`.
         slabs: 0 is the network as it is.
+        autoencoder: of a latent model.
     """
     parameter = next(network.parameters())
     called = sliced(network, slabs) if slabs else network
 
     def peak(y: int, z: int) -> float:
-        x = torch.zeros((1, 1, size[0], y, z), device=parameter.device)
+        x = torch.zeros((1, *config.sampled((size[0], y, z))), device=parameter.device)
         return call_bytes(lambda: called(x, torch.zeros(1, device=parameter.device)))
 
+    side = max(config.multiple, THIN)
     if config.skip == "stationary":
         call = peak(*size[1:])
     else:
-        side = max(config.multiple, THIN)
         thin, wide = peak(side, side), peak(side, 2 * side)
         call = thin + (wide - thin) / side**2 * (size[1] * size[2] - side**2)
-    weights = sum(value.numel() * value.element_size() for value in network.parameters())
+    modules = [network]
+    if autoencoder is not None:  # its slabs depend on y, so its thin volumes are thin along z alone
+        z = [torch.zeros((1, *config.sampled((size[0], size[1], n * side))), device=parameter.device) for n in (1, 2)]
+        thin, wide = (call_bytes(partial(autoencoder.decode, latents)) for latents in z)
+        call = max(call, thin + (wide - thin) / side * (size[2] - side))
+        modules.append(autoencoder.network)
+    weights = sum(value.numel() * value.element_size() for module in modules for value in module.parameters())
     return Plan(
         size=size,
         slabs=slabs,
@@ -130,6 +150,7 @@ def choose(
     free: float | None,
     *,
     spacing_mm: float,
+    autoencoder: Autoencoder | None = None,
 ) -> Plan:
     """Return the plan with the fewest slabs that fits into `free` bytes; None is any amount.
 
@@ -139,6 +160,7 @@ def choose(
         size: voxels.
         free: bytes.
         spacing_mm: voxel size, for the message.
+        autoencoder: as of `measure`.
 
     Raises:
         InputError: nothing fits; it names a size that would. That size keeps the field of view as nearly as the
@@ -147,12 +169,12 @@ def choose(
     """
     tried = SLABS if sliceable(network) else SLABS[:1]
     for slabs in tried:
-        plan = measure(config, network, size, slabs)
+        plan = measure(config, network, size, slabs, autoencoder)
         if free is None or plan.total <= free:
             return plan
     assert free is not None
     fix = "Free memory or use another device: no size of this network fits."
-    if (smaller := largest_size(config, network, size, free, tried[-1])) is not None:
+    if (smaller := largest_size(config, network, size, free, tried[-1], autoencoder)) is not None:
         spacing = max(spacing_mm * old / new for old, new in zip(size, smaller, strict=True))
         fix = (
             f"{'x'.join(map(str, smaller))} would fit (--size; {spacing:.3g} mm voxels for the same field of view), "
@@ -162,7 +184,12 @@ def choose(
 
 
 def largest_size(
-    config: BrainConfig, network: nn.Module, size: tuple[int, int, int], free: float, slabs: int
+    config: BrainConfig,
+    network: nn.Module,
+    size: tuple[int, int, int],
+    free: float,
+    slabs: int,
+    autoencoder: Autoencoder | None = None,
 ) -> tuple[int, int, int] | None:
     """Return the largest size of about the same proportions that fits into `free` bytes in so many slabs, or None."""
     if config.skip == "stationary":
@@ -174,7 +201,7 @@ def largest_size(
     while refused - fits > 1:
         middle = (fits + refused) // 2
         x, y, z = (max(multiple, multiple * round(middle * old / longest)) for old in size)
-        if measure(config, network, (x, y, z), slabs).total <= free:
+        if measure(config, network, (x, y, z), slabs, autoencoder).total <= free:
             fits, best = middle, (x, y, z)
         else:
             refused = middle

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -40,6 +40,9 @@ from shared.solvers.banded import BandedMultistep
 from shared.solvers.calibrated import CalibratedMultistep
 from shared.solvers.ddim import DDIM
 from shared.solvers.multistep import Multistep
+
+if TYPE_CHECKING:
+    from medical.brain.latent import Autoencoder
 
 STEPS = 1000
 BETAS = (1e-4, 2e-2)
@@ -132,6 +135,7 @@ class BrainModel:
         name: of its file.
         sha256: of its file.
         training: what its file says of its training, JSON types.
+        autoencoder: of a latent model; without it, latents can be estimated but no volume drawn.
         device: where to compute.
     """
 
@@ -143,8 +147,10 @@ class BrainModel:
         name: str = "",
         sha256: str = "",
         training: Mapping[str, Any] | None = None,
+        autoencoder: Autoencoder | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        self.autoencoder = autoencoder
         self.config, self.name, self.sha256, self.device = config, name, sha256, torch.device(device)
         self.training = dict(training or {})
         self.network = network.to(self.device) if isinstance(network, torch.nn.Module) else network
@@ -198,18 +204,35 @@ class BrainModel:
 
         Raises:
             InputError: a size that the network cannot take, see `check_size`; steps, see `Sampling`; a start of another
-                size, or one for a calibrated sampling.
+                size, or one for a calibrated sampling or a latent model; a latent model without its autoencoder.
         """
         size, sampling = size or self.config.size, sampling or Sampling()
         check_size(self.config, size)
-        noise = standard_normal((1, 1, *size), generator, dtype=torch.float32, device=self.device)
+        self.require_autoencoder()
+        noise = standard_normal((1, *self.config.sampled(size)), generator, dtype=torch.float32, device=self.device)
         grid = sampling.grid(self.config.strategy)
         denoiser = self.denoiser(conditions=conditions, guidance=guidance)
         if start is not None:
+            require_voxels(self.config, "--start")
             grid, noise = start.noised(grid, noise)
-        return sample(
-            denoiser, noise, grid, sampling.solver(), generator=generator, progress=progress
-        )[0, 0]  # fmt: skip
+        drawn = sample(denoiser, noise, grid, sampling.solver(), generator=generator, progress=progress)
+        return (drawn if self.autoencoder is None else self.autoencoder.decode(drawn))[0, 0]
+
+    def require_autoencoder(self) -> None:
+        """Raise `InputError` if volumes cannot be drawn for want of the autoencoder."""
+        if self.config.latent != "none" and self.autoencoder is None:
+            raise InputError(
+                self.name or "model", found="a latent model alone", expected="its autoencoder as well",
+                fix="Give it with --autoencoder: NVIDIA's autoencoder_v1.pt.",
+            )  # fmt: skip
+
+
+def require_voxels(config: BrainConfig, what: str) -> None:
+    """Raise `InputError` if the model samples latents, where `what` works on voxels."""
+    if config.latent != "none":
+        raise InputError(
+            what, found="a latent model", expected="a model of voxels", fix="Choose another model."
+        )  # fmt: skip
 
 
 def check_size(config: BrainConfig, size: tuple[int, int, int]) -> None:

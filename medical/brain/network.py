@@ -109,7 +109,7 @@ def brain_network(config: BrainConfig) -> nn.Module:
     except ImportError as error:
         raise MissingExtra(error.name or "monai", extra="brain", purpose="for the network of brain volumes") from error
 
-    channels = 8 if config.fold == "haar" else 1
+    channels = 8 if config.fold == "haar" else config.sampled(config.size)[0]
     entering = 2 * channels + 1 if config.skip == "stationary" else channels
     network: nn.Module = DiffusionModelUNet(
         spatial_dims=3,

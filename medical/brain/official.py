@@ -12,8 +12,9 @@ each with weight and bias.
 
 Two kinds of file: `MedForj-weights-<strategy>_ema.safetensors` with these names, and older `.pt` files, also training
 checkpoints, with them under "model". All strategies have the same tensors, so the strategy comes from the name of the
-file or of its folder, or from the user; `answering` looks at what the network does. The latent model (ldm_rflow) is
-another network and is not read.
+file or of its folder, or from the user; `answering` looks at what the network does. The latent model, ldm_rflow, is
+known by its name as well: four levels, wider, on the four channels of an autoencoder that has a file of its own
+(`medical.brain.latent`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ FIX = "Give a MedForj-weights-<strategy>_ema.safetensors, or an older model_epoc
 # At entry 999 data is 0.6 % of x_t, so that a network of a strategy answers slope * x_t + constant.
 SLOPES: dict[Strategy, float] = {"noise": 1.0, "clean": 0.0, "velocity": 0.0, "flow": 1.0, "rflow": -1.0}
 PROBE = (32, 32, 32)
+LATENT = BrainConfig(
+    strategy="rflow", channels=(64, 128, 256, 512), attention=(False, False, True, True), head_channels=32,
+    latent="maisi",
+)  # fmt: skip
 
 
 def load_official(
@@ -56,11 +61,11 @@ def load_official(
             name of the file, or a network that answers otherwise.
         MissingExtra: MONAI or einops is not installed.
     """
-    config = BrainConfig(strategy=_strategy(path, strategy))
+    config = _config(path, strategy)
     state = read_state_dict(path, fix=FIX, under="model")
     network = network_of(config, state, path).eval().requires_grad_(False)
     if check:
-        check_strategy(network, config.strategy, path)
+        check_strategy(network, config.strategy, path, config.sampled(PROBE)[0])
     return BrainModel(config, network, name=path.name, sha256=sha256(path), device=device)
 
 
@@ -77,21 +82,20 @@ def network_of(config: BrainConfig, state: dict[str, Tensor], source: Path) -> t
     wrong = [name for name in sorted(needed.keys() | given.keys()) if needed.get(name) != given.get(name)]
     if wrong:
         first = wrong[0]
-        latent = " (the latent model of MedForj?)" if given.get("conv_in.conv.weight", ())[:1] == (64,) else ""
         raise InputError(
             source,
-            found=f"{len(given)} tensors{latent}, {len(wrong)} of them absent, unknown or of another shape: "
+            found=f"{len(given)} tensors, {len(wrong)} of them absent, unknown or of another shape: "
             f"{first} {given.get(first, 'absent')}",
             expected=f"{len(needed)} tensors, {first} {needed.get(first, 'absent')}",
-            fix="Give the weights of MedForj's pixel network, or a model that fewstep wrote.",
+            fix="Give the weights of one of MedForj's networks, or a model that fewstep wrote.",
         )  # fmt: skip
     network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     return network
 
 
-def check_strategy(network: Callable[..., Any], strategy: Strategy, source: Path) -> None:
+def check_strategy(network: Callable[..., Any], strategy: Strategy, source: Path, channels: int = 1) -> None:
     """Raise `InputError` if the network does not answer pure noise as one of this strategy does."""
-    slope = answering(network)
+    slope = answering(network, channels)
     if abs(slope - SLOPES[strategy]) > 0.5:
         like = [name for name, value in SLOPES.items() if abs(slope - value) <= 0.5]
         raise InputError(
@@ -101,21 +105,20 @@ def check_strategy(network: Callable[..., Any], strategy: Strategy, source: Path
         )  # fmt: skip
 
 
-def answering(network: Callable[..., Any]) -> float:
+def answering(network: Callable[..., Any], channels: int = 1) -> float:
     """Return the slope of the network's answer over its input, white noise at the highest level (entry 999)."""
-    x = torch.randn((1, 1, *PROBE), generator=torch.Generator().manual_seed(0))
+    x = torch.randn((1, channels, *PROBE), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         answer = network(x, torch.full((1,), STEPS - 1.0))
     centred = x - x.mean()
     return float((centred * answer).sum() / centred.square().sum())
 
 
-def _strategy(path: Path, given: Strategy | None) -> Strategy:
+def _config(path: Path, given: Strategy | None) -> BrainConfig:
     said = re.search(r"weights-([a-z_]+?)(?:_ema)?\.", path.name)
     name = said[1] if said else path.resolve().parent.name
-    known: Any = FOLDERS.get(name, name if name in get_args(Strategy) else None)
-    if name == "ldm_rflow":
-        raise InputError(path, found="the latent model of MedForj", expected="a pixel model", fix=FIX)
+    latent = name == "ldm_rflow"
+    known: Any = LATENT.strategy if latent else FOLDERS.get(name, name if name in get_args(Strategy) else None)
     if given is not None and known is not None and given != known:
         raise InputError(
             path, found=f"a name that says {known}", expected=f"the strategy that was given, {given}",
@@ -126,4 +129,4 @@ def _strategy(path: Path, given: Strategy | None) -> Strategy:
             path, found="no strategy in the name", expected=f"one of {', '.join(get_args(Strategy))}",
             fix="Say what the network predicts with --strategy.",
         )  # fmt: skip
-    return strategy
+    return LATENT if latent else BrainConfig(strategy=strategy)

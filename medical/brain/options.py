@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,7 +34,7 @@ def three(text: str, source: str) -> tuple[int, int, int]:
     return x, y, z
 
 
-def loaded_model(name: str, strategy: str | None, device: str) -> BrainModel:
+def loaded_model(name: str, strategy: str | None, device: str, autoencoder: Path | None = None) -> BrainModel:
     """Return the model of a file.
 
     Raises:
@@ -48,4 +49,4 @@ def loaded_model(name: str, strategy: str | None, device: str) -> BrainModel:
         raise InputError(
             "--strategy", found=repr(strategy), expected=f"one of {', '.join(PREDICTIONS)}", fix="Correct it."
         )
-    return load_brain(name, chosen, resolve_device(device))
+    return load_brain(name, chosen, resolve_device(device), autoencoder=autoencoder)

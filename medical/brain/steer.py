@@ -23,7 +23,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from medical.brain.model import BrainModel, Sampling, check_size
+from medical.brain.model import BrainModel, Sampling, check_size, require_voxels
 from shared.denoiser import Denoiser
 from shared.errors import InputError
 from shared.guidance.pigdm import GuidedEstimate
@@ -118,6 +118,7 @@ def steer(
     """
     settings, size = settings or Steering(), size or model.config.size
     check_size(model.config, size)
+    require_voxels(model.config, "steering")
     goal = Targets(
         named(soft_volumes, list(targets)),
         [value for value, _ in targets.values()], [tolerance for _, tolerance in targets.values()], settings.below,
