@@ -68,6 +68,12 @@ def generate(
         Path | None, typer.Option(metavar="FILE", help="Of MedForj's latent model: NVIDIA's autoencoder_v1.pt.")
     ] = None,
     condition: Condition = None,
+    draw_conditions: Annotated[
+        bool | None,
+        typer.Option(
+            help="Draw what is not told for each volume, as in the training; default: where the model can, from noise."
+        ),
+    ] = None,
     guidance: Guidance = 1.0,
     memory: Annotated[
         float | None, typer.Option(metavar="GIB", min=0.01, help="Stay within so much memory; default: what is free.")
@@ -80,7 +86,7 @@ def generate(
 ) -> None:
     """Draw synthetic T1-weighted heads. Not for diagnosis. Run again to go on after a stop, or for more."""
     from medical.brain.calibrated import calibrated_sampling
-    from medical.brain.conditions import parsed
+    from medical.brain.conditions import are_spread, parsed
     from medical.brain.generate import generate, off_training
     from medical.brain.model import Sampling
     from medical.brain.solve_files import read_labels, read_start
@@ -103,10 +109,13 @@ def generate(
         begin = read_start(start, strength)
     elif labels is not None:
         begin = read_labels(labels, strength, loaded.config)
+    if draw_conditions is None:
+        draw_conditions = begin is None and are_spread(loaded.config, getattr(loaded.network, "heads", None))
     drawn = generate(
         loaded, output, count, seed, sampling=sampling, size=voxels, spacing_mm=spacing,
-        conditions=parsed(condition or [], loaded.config), guidance=guidance, start=begin,
-        memory=None if memory is None else memory * 2**30, dicom=dicom, overwrite=overwrite, progress=not quiet,
+        conditions=parsed(condition or [], loaded.config), draw_conditions=draw_conditions, guidance=guidance,
+        start=begin, memory=None if memory is None else memory * 2**30, dicom=dicom, overwrite=overwrite,
+        progress=not quiet,
     )  # fmt: skip
     for written in drawn:
         typer.echo(str(written.path))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from medical.brain.config import BrainConfig, Condition
 from shared.denoiser import Denoiser
 from shared.errors import InputError
 from shared.process import Time
+
+if TYPE_CHECKING:
+    from medical.brain.stationary import StationaryModel
 
 WAVES = 6  # pairs of sine and cosine of a number
 BEYOND = 0.05  # of the range, by which a number may leave it
@@ -68,6 +72,40 @@ def parsed(texts: Sequence[str], config: BrainConfig) -> dict[str, float | str]:
     return given
 
 
+def are_spread(config: BrainConfig, heads: StationaryModel | None) -> bool:
+    """Return whether a model knows how its conditions are spread: numbers all, in a Gaussian model of the heads."""
+    return heads is not None and bool(config.conditions) and all(c.between is not None for c in config.conditions)
+
+
+def completed(
+    config: BrainConfig, heads: StationaryModel | None, given: Mapping[str, float | str], generator: torch.Generator
+) -> dict[str, float | str]:
+    """Return conditions with those that are not given drawn as in the training, given the others.
+
+    Numbers are taken as normal, and limited to their range.
+
+    Args:
+        config: of the model.
+        heads: its Gaussian model; None where it has none.
+        given: by name.
+        generator: of what is drawn.
+
+    Raises:
+        InputError: a model without a Gaussian model or conditions, or one with words; and as of `encoded`.
+    """
+    if heads is None or not are_spread(config, heads):
+        raise InputError(
+            "--draw-conditions", found="a model that does not know how its conditions are spread",
+            expected="one with numbers as conditions and skip: stationary", fix="Tell them with --condition.",
+        )  # fmt: skip
+    row = heads.draw_numbers(encoded(config, given)[0], generator).clamp(-1, 1).tolist()
+    drawn: dict[str, float | str] = {}
+    for condition, value in zip(config.conditions, row, strict=True):
+        low, high = condition.between or (0.0, 0.0)
+        drawn[condition.name] = round(low + (value + 1) / 2 * (high - low), 3)
+    return drawn | dict(given)
+
+
 def _number(condition: Condition, value: float | str) -> float:
     if condition.between is None:
         if value not in condition.words:
@@ -93,6 +131,15 @@ def told(condition: Condition, values: Sequence[float] | Sequence[str]) -> Tenso
     low, high = condition.between
     share = (torch.tensor([float(value) for value in values]) - low) / (high - low)
     return torch.where((share >= -BEYOND) & (share <= 1 + BEYOND), 2 * share - 1, math.nan)
+
+
+def numbers_told(conditions: Sequence[Condition], values: Tensor) -> Tensor:
+    """Return values (N, K) as numbers (N, columns): a word is 1 in its column, 0 in the others'; NaN where unknown."""
+    columns = []
+    for condition, value in zip(conditions, values.split(1, dim=1), strict=True):
+        words = torch.arange(len(condition.words), device=values.device)
+        columns.append(torch.where(value.isnan(), value, (value == words).to(values)) if condition.words else value)
+    return torch.cat(columns, dim=1)
 
 
 class ConditionEmbedding(nn.Module):

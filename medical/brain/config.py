@@ -39,6 +39,11 @@ class Condition(BaseModel):
             raise ValueError(f"condition {self.name} is between {self.between}, which must be [low, high]")
         return self
 
+    @property
+    def columns(self) -> int:
+        """Return how many numbers say it: one, or one a word."""
+        return len(self.words) or 1
+
 
 class BrainConfig(BaseModel):
     """A `DiffusionModelUNet` in three dimensions, what it predicts, and the grid it is trained on.

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from medical.brain.conditions import completed
 from medical.brain.dicom import series_path, write_series_of
 from medical.brain.memory import available, choose
 from medical.brain.model import BrainModel, Sampling, check_size, require_voxels
@@ -24,6 +25,7 @@ from medical.brain.start import Start
 from shared.files import require_writable
 
 FOV_TOLERANCE = 0.1
+OTHER = 0x5EED  # turns the seed of a volume's noise into that of its conditions
 
 
 def generate(
@@ -36,6 +38,7 @@ def generate(
     size: tuple[int, int, int] | None = None,
     spacing_mm: float | None = None,
     conditions: Mapping[str, float | str] | None = None,
+    draw_conditions: bool = False,
     guidance: float = 1.0,
     start: Start | None = None,
     memory: float | None = None,
@@ -56,6 +59,7 @@ def generate(
         size: voxels along x, y, z; None is that of the training.
         spacing_mm: written voxel size; None is that of the training.
         conditions: what the network is told, by name.
+        draw_conditions: draw the other conditions of each volume as in the training (`medical.brain.conditions`).
         guidance: scale of classifier-free guidance; 1 is none.
         start: a volume that each one starts from; None is noise.
         memory: bytes to stay within; None is what is free on the device.
@@ -79,8 +83,15 @@ def generate(
     model.denoiser(conditions=conditions, guidance=guidance)
     require_writable(folder / "x")
     how = _sampled(sampling, model, start)
+
+    def told(number: int) -> Mapping[str, float | str] | None:
+        if not draw_conditions:
+            return conditions
+        generator = torch.Generator().manual_seed(image_seed(seed, number) ^ OTHER)
+        return completed(model.config, getattr(model.network, "heads", None), conditions or {}, generator)
+
     facts = [
-        batch_facts(model, seed, number, size, spacing, conditions, guidance) | how for number in range(1, count + 1)
+        batch_facts(model, seed, number, size, spacing, told(number), guidance) | how for number in range(1, count + 1)
     ]  # fmt: skip
     paths = [volume_path(folder, number) for number in range(1, count + 1)]
     there = [done(path, fact, overwrite=overwrite) for path, fact in zip(paths, facts, strict=True)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medical.brain.conditions import ConditionEmbedding
+from medical.brain.conditions import ConditionEmbedding, numbers_told
 from medical.brain.config import BrainConfig
 from medical.brain.model import PREDICTIONS, brain_process, told_level
 from medical.brain.stationary import StationaryModel
@@ -47,7 +47,9 @@ class ConditionedUNet(nn.Module):
         super().__init__()
         self.unet, self.folded, self.told = unet, config.fold == "haar", len(config.conditions)
         self.strategy = config.strategy
-        self.heads = StationaryModel(config.size) if config.skip == "stationary" else None
+        columns = sum(condition.columns for condition in config.conditions)
+        self.conditions = config.conditions
+        self.heads = StationaryModel(config.size, columns) if config.skip == "stationary" else None
         if config.conditions:  # MONAI adds what its class embedding makes of the labels to that of the time
             unet.num_class_embeds = self.told  # type: ignore[assignment]
             unet.class_embedding = ConditionEmbedding(config.conditions, 4 * config.channels[0])
@@ -75,12 +77,13 @@ class ConditionedUNet(nn.Module):
         alpha, sigma = process.alpha(t), process.sigma(t)
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
-            g, left = heads.estimate(x, alpha, sigma)
+            of = heads.given(None if labels is None else numbers_told(self.conditions, labels))
+            g, left = of.estimate(x, alpha, sigma)
             entered = torch.cat(
                 [
-                    haar(x - along_batch(alpha, x) * heads.mean) / _spread(heads.entering(alpha, sigma)),
-                    haar(g - heads.mean) / _spread(heads.entering(torch.ones(1), torch.zeros(1))),
-                    haar(heads.mean.expand(len(x), 1, -1, -1, -1))[:, :1],
+                    haar(x - along_batch(alpha, x) * of.mean) / _spread(of.entering(alpha, sigma)),
+                    haar(g - of.mean) / _spread(of.entering(torch.ones(1), torch.zeros(1))),
+                    haar(of.mean.expand(len(x), -1, -1, -1, -1))[:, :1],
                 ],
                 dim=1,
             )

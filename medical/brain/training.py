@@ -24,7 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from medical.brain.conditions import told
+from medical.brain.conditions import numbers_told, told
 from medical.brain.config import BrainConfig
 from medical.brain.files import save_brain
 from medical.brain.heads import HeadSet, Source, found_files, load_heads
@@ -149,7 +149,8 @@ class BrainTrainer:
         if start is not None:
             self._begin_with(start)
         elif isinstance(self.network, ConditionedUNet) and self.network.heads is not None:
-            self.network.heads.fit(heads.x, mirrored=settings.mirror)
+            numbers = numbers_told(settings.model.conditions, self.conditions) if settings.model.conditions else None
+            self.network.heads.fit(heads.x, numbers, mirrored=settings.mirror)
         self.network.to(self.device)
         origin_of_heads = json.dumps([heads.subjects, heads.numbers, heads.words]).encode()
         begun_with = b"" if start is None else start.sha256.encode()

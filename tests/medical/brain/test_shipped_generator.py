@@ -43,3 +43,16 @@ def test_twelve_calls_draw_heads_of_plausible_volumes(model):
         volumes = {name: float(value) for name, value in segmenter.soft_volumes(x, model.config.spacing_mm).items()}
         for name, low, high in (("brain", 700, 1700), ("lateral_ventricles", 5, 110), ("thalamus", 7, 28)):
             assert low < volumes[name] < high, name
+
+
+def test_what_it_is_told_is_drawn(model):
+    sampling, segmenter = Sampling("multistep", 8), load_segmenter()
+
+    def drawn(**told):
+        x = model.draw(sampling=sampling, conditions=told, generator=torch.Generator().manual_seed(0))
+        return {name: float(value) for name, value in segmenter.soft_volumes(x, model.config.spacing_mm).items()}
+
+    small, large = drawn(brain_cm3=800.0), drawn(brain_cm3=1500.0)
+    assert large["brain"] - small["brain"] > 250  # of 700
+    narrow, wide = drawn(ventricles_cm3=15.0), drawn(ventricles_cm3=70.0)
+    assert wide["lateral_ventricles"] - narrow["lateral_ventricles"] > 12  # of 55
