@@ -171,10 +171,8 @@ def draws(model: BrainModel, heads: HeadSet, given: argparse.Namespace) -> dict[
             write_volume(to_voxels(x.float(), model.config.spacing_mm)[0], path, "simulated")
     rows = {}
     for name in given.samplings:
-        folder, sampling = (
-            given.output / f"drawn_{name.replace(':', '_')}{'_told' * given.draw_conditions}",
-            _sampling(model, given.model, name),
-        )
+        folder = given.output / f"drawn_{name.replace(':', '_')}{'_told' * given.draw_conditions}"
+        sampling = _sampling(model, given.model, name)
         for written in generate(
             model, folder, given.count, given.seed, sampling=sampling, draw_conditions=given.draw_conditions
         ):

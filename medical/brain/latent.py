@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from medical.brain.config import LATENT_FACTOR
+from medical.brain.official import require_tensors
 from shared.errors import InputError, MissingExtra
 from shared.interop.state_dict import read_state_dict
 from shared.weights import sha256
@@ -120,15 +121,6 @@ def load_autoencoder(path: str | os.PathLike[str], device: torch.device | str = 
     path = Path(path)
     state = read_state_dict(path, fix=fix)
     network = autoencoder_network()
-    needed = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in state.items()}
-    wrong = [name for name in sorted(needed.keys() | given.keys()) if needed.get(name) != given.get(name)]
-    if wrong:
-        raise InputError(
-            path,
-            found=f"{len(given)} tensors, {len(wrong)} of them absent, unknown or of another shape: {wrong[0]} "
-            f"{given.get(wrong[0], 'absent')}",
-            expected=f"{len(needed)} tensors, {wrong[0]} {needed.get(wrong[0], 'absent')}", fix=fix,
-        )  # fmt: skip
+    require_tensors(network, state, path, fix)
     network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     return Autoencoder(network, name=path.name, sha256=sha256(path), device=device)

@@ -77,6 +77,15 @@ def network_of(config: BrainConfig, state: dict[str, Tensor], source: Path) -> t
     """
     with torch.device("meta"):
         network = brain_network(config)
+    require_tensors(
+        network, state, source, "Give the weights of one of MedForj's networks, or a model that fewstep wrote."
+    )
+    network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+    return network
+
+
+def require_tensors(network: torch.nn.Module, state: dict[str, Tensor], source: Path, fix: str) -> None:
+    """Raise `InputError` unless tensors are exactly those of a network, by name and shape."""
     needed = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in state.items()}
     wrong = [name for name in sorted(needed.keys() | given.keys()) if needed.get(name) != given.get(name)]
@@ -87,10 +96,8 @@ def network_of(config: BrainConfig, state: dict[str, Tensor], source: Path) -> t
             found=f"{len(given)} tensors, {len(wrong)} of them absent, unknown or of another shape: "
             f"{first} {given.get(first, 'absent')}",
             expected=f"{len(needed)} tensors, {first} {needed.get(first, 'absent')}",
-            fix="Give the weights of one of MedForj's networks, or a model that fewstep wrote.",
+            fix=fix,
         )  # fmt: skip
-    network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
-    return network
 
 
 def check_strategy(network: Callable[..., Any], strategy: Strategy, source: Path, channels: int = 1) -> None:
