@@ -22,22 +22,39 @@ from motion.skeleton import Skeleton
 from shared.errors import InputError
 from shared.files import atomic_path
 
+PARTS = ("root", "rotations")
+
+
+@dataclass(frozen=True, eq=False)
+class SoFar:
+    """A motion of some windows.
+
+    Attributes:
+        motion: before the floor is put under it; None before the first window.
+        energies: of each window.
+        wrong: how far the last window is from right, in units of what is let pass (`motion.long_motion`).
+    """
+
+    motion: Motion | None = None
+    energies: tuple[dict[str, float], ...] = ()
+    wrong: float = 0.0
+
 
 @dataclass(frozen=True, eq=False)
 class Kept:
     """What is done of a motion.
 
     Attributes:
-        motion: of the windows so far; before the floor is put under it.
-        energies: of each window.
+        before: without its last window, which may be drawn again; None before the first.
+        last: so far.
         draws: of all windows, those drawn again among them.
         seconds: of the processor that they took.
     """
 
-    motion: Motion
-    energies: tuple[dict[str, float], ...]
-    draws: int
-    seconds: float
+    before: SoFar | None = None
+    last: SoFar = SoFar()
+    draws: int = 0
+    seconds: float = 0.0
 
 
 def fingerprint(*things: Any) -> str:
@@ -83,15 +100,19 @@ def keep(path: Path, of: str, kept: Kept, generator: torch.Generator) -> None:
     """
     from safetensors.torch import save_file
 
-    motion = kept.motion
-    tensors = {"root": motion.root, "rotations": motion.rotations, "generator": generator.get_state()}
-    facts = {"of": of, "fps": motion.fps, "energies": kept.energies, "draws": kept.draws, "seconds": kept.seconds}
+    tensors, facts = {"generator": generator.get_state()}, {"of": of, "draws": kept.draws, "seconds": kept.seconds}
+    for name, so_far in (("before", kept.before), ("last", kept.last)):
+        if so_far is not None:
+            facts[name] = {"energies": so_far.energies, "wrong": so_far.wrong}
+            if so_far.motion is not None:
+                tensors |= {f"{name}.{part}": getattr(so_far.motion, part).contiguous() for part in PARTS}
+                facts["fps"] = so_far.motion.fps
     with atomic_path(path, overwrite=True) as scratch:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, scratch, {"kept": json.dumps(facts)})
+        save_file(tensors, scratch, {"kept": json.dumps(facts)})
 
 
-def kept_of(path: Path, of: str, skeleton: Skeleton, generator: torch.Generator) -> Kept | None:
-    """Return what is done, and put the generator where it was; None where nothing is.
+def kept_of(path: Path, of: str, skeleton: Skeleton, generator: torch.Generator) -> Kept:
+    """Return what is done, and put the generator where it was; there may be no file yet.
 
     Args:
         path: of `keep`.
@@ -105,7 +126,7 @@ def kept_of(path: Path, of: str, skeleton: Skeleton, generator: torch.Generator)
     from shared.weights import load
 
     if not path.exists():
-        return None
+        return Kept()
     stored = load(path)
     facts = json.loads(stored.metadata.get("kept", "{}"))
     if facts.get("of") != of:
@@ -114,5 +135,12 @@ def kept_of(path: Path, of: str, skeleton: Skeleton, generator: torch.Generator)
             expected="those of this model, schedule, scene, policy and seed", fix="Give another file, or delete it.",
         )  # fmt: skip
     generator.set_state(stored.tensors["generator"])
-    motion = Motion(skeleton, stored.tensors["root"], stored.tensors["rotations"], facts["fps"])
-    return Kept(motion, tuple(facts["energies"]), facts["draws"], facts["seconds"])
+
+    def so_far(name: str) -> SoFar:
+        motion = None
+        if f"{name}.root" in stored.tensors:
+            root, rotations = (stored.tensors[f"{name}.{part}"] for part in PARTS)
+            motion = Motion(skeleton, root, rotations, facts["fps"])
+        return SoFar(motion, tuple(facts[name]["energies"]), facts[name]["wrong"])
+
+    return Kept(so_far("before"), so_far("last"), facts["draws"], facts["seconds"])

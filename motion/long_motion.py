@@ -4,7 +4,7 @@ A window begins with the last `HISTORY` frames of the motion so far, which it is
 is seen from where the body stands in the first of them, and is drawn so that it fits what its frames should do
 (`motion.policy`). Where it walks, it is told the way of its hips. Frames that both have are blended
 (`motion.blending`). A window is drawn again if its jerk as it leaves its history is over `ROUGH` times the motion's, or
-if it is more than `MISSED` beside its hints.
+if it is more than `MISSED` beside its hints; where that does not help, with the window before it (`Policy.returns`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from motion.clips import Motion
 from motion.energies import USUAL, Objective, Weights
 from motion.features import Body
 from motion.goals import Goals
-from motion.kept import Kept, fingerprint, keep, kept_of
+from motion.kept import Kept, SoFar, fingerprint, keep, kept_of
 from motion.metrics import jerk
 from motion.model import Known, MotionModel, known_path, known_poses
 from motion.policy import FAST, PlacedObjective, Policy, guided
@@ -44,7 +44,12 @@ EDGE = 15  # frames before and after a way in which the hips come to it and leav
 BACK = 30  # frames in which a body that is beside its way comes back to it
 ROUGH = 1.35  # jerk at a seam, in units of the motion's so far
 MISSED = 0.3  # m, sum over the hints of a window beyond their tolerances
+LOST = 1.1  # times these: what the window goes on from is wrong
+UP = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+SAME = torch.eye(3, dtype=torch.float64)
 Span = tuple[int, int]
+Window = tuple[int, int, float]
+"""First frame, the frame after the last, and the level of what carries the body, m."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,56 +103,99 @@ def draw_schedule(
         InputError: `work` is of another motion, or damaged.
     """
     generator = torch.Generator(device=model.device).manual_seed(seed)
-    actions = [task.action for task in schedule.subtasks for _ in range(task.stop - task.start)]
     windows = spans(schedule.subtasks, model.config.frames[1], HISTORY)
-    calls = policy.candidates * policy.network_calls(trailing_grid(model.process, policy.calls))
-    up = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
-    same = torch.eye(3, dtype=torch.float64)
+    drawing = _Drawing(model, schedule, anatomy, field, floor, policy, weights, generator)
     of = "" if work is None else _fingerprint(model, schedule, field, floor, policy, weights, seed)
-    kept = None if work is None else kept_of(work, of, model.body.skeleton, generator)
-    for start, stop, level in tracked(windows[len(kept.energies) if kept else 0 :], progress):
-        begin = time.process_time()
+    kept = Kept() if work is None else kept_of(work, of, model.body.skeleton, generator)
+    for k in tracked(range(len(kept.last.energies), len(windows)), progress):
+        begin, drawing.draws = time.process_time(), kept.draws
+        pair = drawing.onwards(kept.before, kept.last, windows[max(0, k - 1) : k + 1])
+        kept = Kept(*pair, drawing.draws, kept.seconds + time.process_time() - begin)
+        if work is not None:
+            keep(work, of, kept, generator)
+    assert kept.last.motion is not None
+    calls = kept.draws * policy.candidates * policy.network_calls(trailing_grid(model.process, policy.calls))
+    motion = kept.last.motion.placed(SAME, floor * UP)
+    return Drawn(motion, tuple((start, stop) for start, stop, _ in windows), kept.last.energies, calls, kept.seconds)
+
+
+@dataclass(eq=False)
+class _Drawing:
+    """What all windows of a motion have in common, and how many were drawn."""
+
+    model: MotionModel
+    schedule: Schedule
+    anatomy: Anatomy
+    field: Distance | None
+    floor: float
+    policy: Policy
+    weights: Weights
+    generator: torch.Generator
+    draws: int = 0
+
+    def __post_init__(self) -> None:
+        self.actions = [task.action for task in self.schedule.subtasks for _ in range(task.stop - task.start)]
+
+    def onwards(self, before: SoFar | None, last: SoFar, windows: Sequence[Window]) -> tuple[SoFar, SoFar]:
+        """Return the motion so far, and with one window more.
+
+        Where no draw of it is right, what it goes on from may be wrong: then the window before is drawn again as well,
+        and of these pairs the least wrong is taken.
+
+        Args:
+            before: without the last window; None at the beginning.
+            last: so far.
+            windows: the last one, and the next.
+        """
+        further = self.longer(last, windows[-1], self.policy.redraws)
+        for _ in range(self.policy.returns):
+            if further.wrong <= LOST or before is None:
+                break
+            again = self.longer(before, windows[0])
+            beyond = self.longer(again, windows[-1])
+            if max(again.wrong, beyond.wrong) < max(last.wrong, further.wrong):
+                last, further = again, beyond
+        return last, further
+
+    def longer(self, last: SoFar, window: Window, redraws: int = 0) -> SoFar:
+        """Return a motion with one window more, drawn until it is right, or the least wrong of 1 + `redraws`."""
+        start, stop, level = window
+        body, config, motion = self.model.body, self.model.config, last.motion
         # The network knows windows of a certain length: a shorter one goes on with its last action and no goals.
-        frames = max(stop - start, model.config.frames[0])
-        known, motion = None, None if kept is None else kept.motion
+        frames = max(stop - start, config.frames[0])
+        known = None
         if motion is None:
-            first = schedule.subtasks[0]
+            first = self.schedule.subtasks[0]
             axes, origin = _standing_at(first.pelvis[0], first.facing[0])
         else:
-            history, axes, origin = motion.cut(start).placed(same, -level * up).canonical()
-            known = known_poses(model.body, history, range(HISTORY), frames)
-        goals = replace(schedule.goals.cut(start, stop), frames=frames)
+            history, axes, origin = motion.cut(start).placed(SAME, -level * UP).canonical()
+            known = known_poses(body, history, range(HISTORY), frames)
+        goals = replace(self.schedule.goals.cut(start, stop), frames=frames)
         been = None if motion is None else motion.root[start:, :2]
-        way = known_way(model.body, goals, axes, origin, been) if policy.known_ways else None
-        objective = Objective(goals, anatomy, field, floor, weights)
-        placed = PlacedObjective(model.body, objective, axes, origin + (floor + level) * up)
-        asked = actions[start:stop] + actions[stop - 1 : stop] * (frames - stop + start)
-        table = model.action_table(asked, frames)
-        hints = tuple(hint.seen_from(placed.axes, placed.origin) for hint in model.heard(goals.hints))
-        best: tuple[float, Motion, dict[str, float]] | None = None
-        energies, draws, seconds = ((), 0, 0.0) if kept is None else (kept.energies, kept.draws, kept.seconds)
-        for _ in range(1 + policy.redraws):
-            drawn = guided(model, table, placed, policy, known=known, held=way, hints=hints, generator=generator)[0]
-            draws += 1
-            window = model.body.decode(drawn[: stop - start].cpu(), model.config.fps).placed(axes, origin + level * up)
+        way = known_way(body, goals, axes, origin, been) if self.policy.known_ways else None
+        objective = Objective(goals, self.anatomy, self.field, self.floor, self.weights)
+        placed = PlacedObjective(body, objective, axes, origin + (self.floor + level) * UP)
+        asked = self.actions[start:stop] + self.actions[stop - 1 : stop] * (frames - stop + start)
+        table = self.model.action_table(asked, frames)
+        hints = tuple(hint.seen_from(placed.axes, placed.origin) for hint in self.model.heard(goals.hints))
+        best: SoFar | None = None
+        for _ in range(1 + redraws):
+            drawn = guided(
+                self.model, table, placed, self.policy, known=known, held=way, hints=hints, generator=self.generator
+            )[0]
+            self.draws += 1
+            made = body.decode(drawn[: stop - start].cpu(), config.fps).placed(axes, origin + level * UP)
             if way is not None:
-                window = _led_into(window, way.groups.any(1)[: window.frames].cpu())
-            longer = window if motion is None else joined(motion, window, HISTORY)
+                made = _led_into(made, way.groups.any(1)[: made.frames].cpu())
+            whole = made if motion is None else joined(motion, made, HISTORY)
             terms = objective.table(*placed.pose(drawn[None]))
-            wrong = max(terms.get("hint", 0.0) / MISSED, 0.0 if motion is None else seam_jerk(longer, start) / ROUGH)
-            if best is None or wrong < best[0]:
-                best = wrong, longer, terms
+            wrong = max(terms.get("hint", 0.0) / MISSED, 0.0 if motion is None else seam_jerk(whole, start) / ROUGH)
+            if best is None or wrong < best.wrong:
+                best = SoFar(whole, (*last.energies, terms), wrong)
             if wrong <= 1:
                 break
         assert best is not None
-        kept = Kept(best[1], (*energies, best[2]), draws, seconds + time.process_time() - begin)
-        if work is not None:
-            keep(work, of, kept, generator)
-    assert kept is not None
-    return Drawn(
-        kept.motion.placed(same, floor * up), tuple((start, stop) for start, stop, _ in windows), kept.energies,
-        calls * kept.draws, kept.seconds,
-    )  # fmt: skip
+        return best
 
 
 def _fingerprint(model: MotionModel, *given: Any) -> str:
@@ -160,7 +208,7 @@ def seam_jerk(motion: Motion, seam: int) -> float:
     return float(found[max(0, seam - 2) : seam + HISTORY + 2].mean() / found.mean().clamp_min(1e-9))
 
 
-def spans(subtasks: Sequence[SubTask], longest: int, overlap: int) -> list[tuple[int, int, float]]:
+def spans(subtasks: Sequence[SubTask], longest: int, overlap: int) -> list[Window]:
     """Return windows with the level of what carries the body: first frame, the frame after the last, m.
 
     Windows are at most `longest` frames, about equal, and `overlap` frames into the one before. They end where a task
@@ -168,7 +216,7 @@ def spans(subtasks: Sequence[SubTask], longest: int, overlap: int) -> list[tuple
     slowly, and the next one jumps. The network has lain on floors alone, so a body that lies on a bed is seen from the
     bed's height: levels begin with a window of their own.
     """
-    found: list[tuple[int, int, float]] = []
+    found: list[Window] = []
     for level, group in groupby(subtasks, key=lambda task: task.level):
         tasks = list(group)
         before = overlap if found else 0

@@ -136,6 +136,7 @@ class Policy:
         candidates: drawn at once; the one of least energy is taken.
         redraws: how often at most a window is drawn again that misses its hints or does not go on smoothly from the
             last (`motion.long_motion`); the least wrong is taken.
+        returns: how often at most, where none of these is right, the window before is drawn again with it.
         known_ways: tell the network the planned ways of the hips as known (`motion.long_motion`), not by energy alone.
     """
 
@@ -147,6 +148,7 @@ class Policy:
     step: Step = Polyak()
     candidates: int = 1
     redraws: int = 2
+    returns: int = 3
     known_ways: bool = True
 
     def __post_init__(self) -> None:
@@ -168,7 +170,15 @@ class Policy:
 FAST = Policy()
 """58 calls a window, 38 of them with gradients."""
 PUBLISHED = Policy(
-    calls=1000, corrections=10, lowest=0.01, keep_until=0.05, eta=1.0, step=Published(), redraws=0, known_ways=False
+    calls=1000,
+    corrections=10,
+    lowest=0.01,
+    keep_until=0.05,
+    eta=1.0,
+    step=Published(),
+    redraws=0,
+    returns=0,
+    known_ways=False,
 )
 """DIP's: 10 900 calls a window, 9 900 of them with gradients."""
 

@@ -22,7 +22,7 @@ from shared.errors import InputError
 
 SEAT_HEIGHTS = (0.33, 0.62)  # m over the floor
 PELVIS_OVER_SEAT = 0.09  # m: the hip joints of a sitting adult
-THIGH = (0.12, 0.5)  # m from the pelvis to the front edge
+THIGH = (0.12, 0.4)  # m from the pelvis to the front edge: knees bend before it
 DIRECTIONS = 24
 LANES = (-0.12, 0.0, 0.12)  # m: the width of a pelvis, seen along the thighs
 REACH = np.arange(0.0, 0.9, 0.02)  # m, where rays over a seat are read

@@ -103,14 +103,50 @@ def test_a_rough_window_is_drawn_again_and_the_smoothest_is_taken(monkeypatch):
 
     monkeypatch.setattr(motion.long_motion, "joined", watched)
     monkeypatch.setattr(motion.long_motion, "seam_jerk", lambda longer, seam: next(rough))
-    drawn = draw_schedule(model, straight(90), model.anatomy, policy=POLICY, seed=1)
+    drawn = draw_schedule(model, straight(90), model.anatomy, policy=replace(POLICY, returns=0), seed=1)
     assert drawn.network_calls == (1 + 2 + 3) * (4 + 3)
     assert drawn.motion.frames == 90
     assert joins[2][0] is joins[1][1]  # the second window's second draw goes on
     assert torch.allclose(drawn.motion.root, joins[3][1].root)
     assert not torch.allclose(drawn.motion.positions(), joins[4][1].positions(), atol=1e-3)
-    once = draw_schedule(model, straight(90), model.anatomy, policy=replace(POLICY, redraws=0), seed=1)
+    once = draw_schedule(model, straight(90), model.anatomy, policy=replace(POLICY, redraws=0, returns=0), seed=1)
     assert once.network_calls == 3 * (4 + 3)
+
+
+@pytest.mark.parametrize("frames", [60, 90])  # the last window is the second or the third
+def test_where_no_draw_is_right_the_window_before_is_drawn_again_too(monkeypatch, frames):
+    model, joins, decoded = gaussian_model(), [], []
+    original, decode = motion.long_motion.joined, type(model.body).decode
+    pairs = [(5.0, 4.0), (9.0, 1.0), (6.0, 4.0)] if frames == 90 else [(4.0,), (9.5,), (5.0,)]
+    rough = iter([0.5] * (frames == 90) + [9.0, 8.0, 9.0] + [value for pair in pairs for value in pair])
+
+    def watched(first, second, overlap):
+        joins.append((first, original(first, second, overlap)))
+        return joins[-1][1]
+
+    def counted(*given):
+        decoded.append(decode(*given))
+        return decoded[-1]
+
+    monkeypatch.setattr(motion.long_motion, "joined", watched)
+    monkeypatch.setattr(motion.long_motion, "seam_jerk", lambda longer, seam: next(rough))
+    monkeypatch.setattr(type(model.body), "decode", counted)
+    drawn = draw_schedule(model, straight(frames), model.anatomy, policy=POLICY, seed=1)
+    assert drawn.network_calls == (frames // 30 - 1 + 3 + 3 * 2) * (4 + 3) == len(decoded) * (4 + 3)
+    assert next(rough, None) is None
+    chosen = joins[5] if frames == 90 else joins[3]  # the first pair: its worse window is the least bad
+    assert torch.equal(drawn.motion.root, chosen[1].root)
+    assert len(drawn.energies) == len(drawn.windows) == frames // 30
+    if frames == 90:
+        assert joins[4][0] is joins[0][0]  # the second window, from the first
+        assert chosen[0] is joins[4][1]
+
+
+def test_a_pair_that_is_right_ends_the_returns(monkeypatch):
+    model, rough = gaussian_model(), iter([0.5, 9.0, 9.0, 9.0, 0.5, 0.5])
+    monkeypatch.setattr(motion.long_motion, "seam_jerk", lambda longer, seam: next(rough))
+    drawn = draw_schedule(model, straight(90), model.anatomy, policy=POLICY, seed=1)
+    assert drawn.network_calls == (1 + 1 + 3 + 2) * (4 + 3)
 
 
 def test_a_window_that_misses_its_hints_is_drawn_again():
@@ -249,26 +285,30 @@ def test_keyframes_of_the_hips_tell_the_way_between_them():
 
 
 def test_windows_that_are_done_are_kept_and_a_stopped_motion_is_the_one_that_was_not(tmp_path, monkeypatch):
-    model, schedule, work = gaussian_model(), straight(90), tmp_path / "work.safetensors"
-    whole = draw_schedule(model, schedule, model.anatomy, policy=POLICY, seed=1)
-    drawn_windows, real = [], motion.long_motion.guided
+    model, plan, work = gaussian_model(), straight(90), tmp_path / "work.safetensors"
+    # The last window misses by far, so that the one before is drawn again as well: after a stop too.
+    far = Hint((3,), torch.tensor([80]), torch.tensor([[0.0, 50.0, 1.0]]).double(), tolerance=0.0)
+    asked = {"schedule": replace(plan, goals=replace(plan.goals, hints=(far,))), "policy": POLICY, "seed": 1}
+    whole = draw_schedule(model, anatomy=model.anatomy, **asked)
+    calls, left, real = [], [4], motion.long_motion.guided
 
     def stopping(*given, **more):
-        if len(drawn_windows) == 2:
+        if len(calls) == left[0]:
             raise KeyboardInterrupt
-        drawn_windows.append(1)
+        calls.append(1)
         return real(*given, **more)
 
     monkeypatch.setattr(motion.long_motion, "guided", stopping)
     with pytest.raises(KeyboardInterrupt):
-        draw_schedule(model, schedule, model.anatomy, policy=POLICY, seed=1, work=work)
-    drawn_windows[:] = [1]  # one call is left: the third window's
-    rest = draw_schedule(model, schedule, model.anatomy, policy=POLICY, seed=1, work=work)
+        draw_schedule(model, anatomy=model.anatomy, **asked, work=work)
+    calls[:], left[0] = [], 3 + 3 * 2  # of the third window
+    rest = draw_schedule(model, anatomy=model.anatomy, **asked, work=work)
     assert torch.equal(rest.motion.root, whole.motion.root)
     assert torch.equal(rest.motion.rotations, whole.motion.rotations)
     assert (rest.windows, rest.energies, rest.network_calls) == (whole.windows, whole.energies, whole.network_calls)
+    assert rest.network_calls == (2 + left[0]) * (4 + 3)
     assert rest.seconds > 0
-    done = draw_schedule(model, schedule, model.anatomy, policy=POLICY, seed=1, work=work)  # nothing is left
+    done = draw_schedule(model, anatomy=model.anatomy, **asked, work=work)  # nothing is left
     assert torch.equal(done.motion.root, whole.motion.root)
 
 

@@ -31,7 +31,7 @@ def test_seats_of_the_catalogue_have_its_height_and_face_its_front(piece, data_f
     field, walkable = grid_of(scene, voxel=0.1)
     seats = find_seats(scene, field, walkable)
     low, high = scene.objects[0].bounds
-    assert len(seats) == (1 if facts["width_m"] < 1.2 else 2)
+    assert len(seats) == (1 if facts["width_m"] < 1.2 else 2 if facts["width_m"] < 2.2 else 3)
     for seat in seats:
         assert seat.height == pytest.approx(facts["top_or_seat_elevation_m"], abs=0.015)
         assert seat.pelvis[2] == pytest.approx(seat.height + PELVIS_OVER_SEAT)
