@@ -341,6 +341,9 @@ class _Planner:
         self.contacts.append(Contact("seat", self.anatomy.pelvis, (over, over), start, self.frame))
         if isinstance(self.on, LyingSurface):
             self._lean(start, pelvis, self.on.axis, np.full(frames, math.pi / 2), 0.1)
+            skeleton = self.anatomy.skeleton
+            straight = pelvis - skeleton.leg * np.array([*self.on.axis, 0.0])
+            self._hint(start, straight, 0.15, skeleton.joints("left_ankle", "right_ankle"))
         else:
             self._feet_down(start)
 
@@ -353,9 +356,8 @@ class _Planner:
         skeleton = self.anatomy.skeleton
         upright = np.cos(angles)[:, None] * np.array([0.0, 0.0, 1.0])
         level = np.sin(angles)[:, None] * np.array([*axis, 0.0])
-        head = torch.from_numpy(pelvis + skeleton.length("hips", "head") * (upright + level))
-        frames = torch.arange(start, start + len(head))
-        self.hints.append(Hint((skeleton.joints("head")[0],), frames, head, tolerance))
+        head = pelvis + skeleton.length("hips", "head") * (upright + level)
+        self._hint(start, head, tolerance, skeleton.joints("head"))
 
     def _feet_down(self, start: int) -> None:
         heights = self.anatomy.foot_heights.tolist()
@@ -368,9 +370,10 @@ class _Planner:
         self._hint(start, np.tile(self._pelvis()[:2], (self.frame - start, 1)), 0.1)
         self.stances.append((start, self.frame))
 
-    def _hint(self, start: int, targets: np.ndarray, tolerance: float) -> None:
+    def _hint(self, start: int, targets: np.ndarray, tolerance: float, joints: Sequence[int] = ()) -> None:
+        """Want the middle of joints, else the pelvis, at places from a frame on."""
         frames = torch.arange(start, start + len(targets))
-        self.hints.append(Hint(self.anatomy.pelvis, frames, torch.from_numpy(targets), tolerance))
+        self.hints.append(Hint(tuple(joints) or self.anatomy.pelvis, frames, torch.from_numpy(targets), tolerance))
 
     def _outcome(
         self, name: str, kind: str, start: int, seconds: float, place: tuple[float, ...] | None = None,

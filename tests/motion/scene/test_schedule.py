@@ -112,7 +112,7 @@ def test_sitting_brings_the_walk_the_turn_and_the_contacts_it_needs(room):
     assert on_path.min() > 0.15
 
 
-def test_lying_goes_to_the_bed_and_hints_the_head_along_it(room):
+def test_lying_goes_to_the_bed_and_hints_head_and_ankles_along_it(room):
     plan = planned({"start": [0, 0], "tasks": [{"lie_on": "bed", "seconds": 1}, "stand_up", {"wait": 1}]}, room)
     actions = [part.action for part in plan.subtasks if part.action != "turn"]
     assert actions == ["walk", "lie", "lie", "get_up", "stand"]
@@ -124,6 +124,12 @@ def test_lying_goes_to_the_bed_and_hints_the_head_along_it(room):
     long = body().length("hips", "head")
     step = lain.targets[0].numpy() - np.array(lie.place)
     assert np.allclose(step, long * np.array([*lie.direction, 0]), atol=1e-6)
+    (straight,) = (
+        hint for hint in plan.goals.hints if hint.joints == tuple(body().joints("left_ankle", "right_ankle"))
+    )
+    legs = straight.targets.numpy() - np.array(lie.place)
+    assert np.allclose(legs, -body().leg * np.array([*lie.direction, 0]), atol=1e-6)
+    assert torch.equal(straight.frames, lain.frames)
     down = next(part for part in plan.subtasks if part.action == "lie")
     trunk = back.targets.numpy() - down.pelvis
     assert np.allclose(np.linalg.norm(trunk, axis=1), long)
