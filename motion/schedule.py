@@ -341,9 +341,9 @@ class _Planner:
         self.contacts.append(Contact("seat", self.anatomy.pelvis, (over, over), start, self.frame))
         if isinstance(self.on, LyingSurface):
             self._lean(start, pelvis, self.on.axis, np.full(frames, math.pi / 2), 0.1)
-            skeleton = self.anatomy.skeleton
-            straight = pelvis - skeleton.leg * np.array([*self.on.axis, 0.0])
-            self._hint(start, straight, 0.15, skeleton.joints("left_ankle", "right_ankle"))
+            straight = pelvis - self.anatomy.skeleton.leg * np.array([*self.on.axis, 0.0])
+            for ankle in self.anatomy.skeleton.joints("left_ankle", "right_ankle"):
+                self._hint(start, straight, 0.2, (ankle,))
         else:
             self._feet_down(start)
 
