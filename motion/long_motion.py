@@ -44,7 +44,8 @@ EDGE = 15  # frames before and after a way in which the hips come to it and leav
 BACK = 30  # frames in which a body that is beside its way comes back to it
 ROUGH = 1.35  # jerk at a seam, in units of the motion's so far
 MISSED = 0.3  # m, sum over the hints of a window beyond their tolerances
-LOST = 1.1  # times these: what the window goes on from is wrong
+STEEP = 6  # power of a seam's roughness: 1.5 is as bad as hints missed by 0.56 m
+LOST = 1.85  # how wrong a window is that goes on from what is wrong
 UP = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
 SAME = torch.eye(3, dtype=torch.float64)
 Span = tuple[int, int]
@@ -189,7 +190,8 @@ class _Drawing:
                 made = _led_into(made, way.groups.any(1)[: made.frames].cpu())
             whole = made if motion is None else joined(motion, made, HISTORY)
             terms = objective.table(*placed.pose(drawn[None]))
-            wrong = max(terms.get("hint", 0.0) / MISSED, 0.0 if motion is None else seam_jerk(whole, start) / ROUGH)
+            rough = 0.0 if motion is None else (seam_jerk(whole, start) / ROUGH) ** STEEP
+            wrong = max(terms.get("hint", 0.0) / MISSED, rough)
             if best is None or wrong < best.wrong:
                 best = SoFar(whole, (*last.energies, terms), wrong)
             if wrong <= 1:

@@ -305,14 +305,17 @@ class _Planner:
         name, start, low = f"{number} stand up from {self.on.name}", self.frame, self._pelvis()
         thing, self.on = self.on, None
         action = "stand_up" if isinstance(thing, Seat) else "get_up"
-        self._glide(number, name, action, low, self._pelvis())
+        # One gets up from a bed in one's own way, not with pelvis and head in a line.
+        self._glide(number, name, action, low, self._pelvis(), 0.15 if isinstance(thing, Seat) else 0.3)
         if isinstance(thing, LyingSurface):
-            self._lie_back(start, thing.axis, 1 - eased(self.frame - start))
+            self._lie_back(start, thing.axis, 1 - eased(self.frame - start), 0.4)
         up = min(self.frame - start, round(SETTLE * self.fps))
         self._hint(self.frame - up, np.tile(self._pelvis(), (up, 1)), 0.03)
         self._outcome(name, "stand", start, 0.0)
 
-    def _glide(self, number: int, name: str, action: str, first: np.ndarray, last: np.ndarray) -> None:
+    def _glide(
+        self, number: int, name: str, action: str, first: np.ndarray, last: np.ndarray, tolerance: float = 0.15
+    ) -> None:
         """Plan the pelvis from one place to another in a line, from rest to rest."""
         speed, start = self._speed(action), self.frame
         length = float(np.linalg.norm(last - first))
@@ -320,7 +323,7 @@ class _Planner:
         pelvis = first + eased(frames)[:, None] * (last - first)
         assert self.facing is not None
         self._add(number, name, action, pelvis, np.tile(self.facing, (frames, 1)), length / (frames / self.fps))
-        self._hint(start, pelvis, 0.15)
+        self._hint(start, pelvis, tolerance)
         self.facings.append(Facing(start, torch.from_numpy(np.tile(self.facing, (frames, 1))), 0.4))
 
     def _stay(self, number: int, name: str, seconds: float) -> None:
@@ -347,9 +350,9 @@ class _Planner:
         else:
             self._feet_down(start)
 
-    def _lie_back(self, start: int, axis: np.ndarray, shares: np.ndarray) -> None:
+    def _lie_back(self, start: int, axis: np.ndarray, shares: np.ndarray, tolerance: float = 0.2) -> None:
         """Want the trunk to go from upright to level, or back, with the planned pelvis."""
-        self._lean(start, self.subtasks[-1].pelvis, axis, shares * math.pi / 2, 0.2)
+        self._lean(start, self.subtasks[-1].pelvis, axis, shares * math.pi / 2, tolerance)
 
     def _lean(self, start: int, pelvis: np.ndarray, axis: np.ndarray, angles: np.ndarray, tolerance: float) -> None:
         """Want the head over the pelvis, leaning by angles (S,) rad towards a direction on the floor."""

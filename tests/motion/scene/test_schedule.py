@@ -135,6 +135,7 @@ def test_lying_goes_to_the_bed_and_hints_head_and_ankles_along_it(room):
     assert trunk[0, 2] > 0.99 * long
     assert np.allclose(back.targets[-1], lain.targets[0], atol=1e-6)
     assert float(forth.targets[-1, 2]) == pytest.approx(ANATOMY.standing + long, abs=1e-3)
+    assert back.tolerance < forth.tolerance  # one gets up in one's own way
     assert np.allclose(down.facing, -np.array(lie.direction), atol=1e-6)  # its back to where the head will be
     levels = sorted({part.level for part in plan.subtasks})
     assert levels == [0.0, pytest.approx(0.5, abs=0.02)]
