@@ -106,9 +106,9 @@ class BidirectionalDecoding:
         self, policy: Policy, observations: Tensor, generator: torch.Generator | None, until: Until | None
     ) -> tuple[Tensor, int, bool]:
         """Return N chunks an observation (n, N, T, A), the calls made, and whether the sampling came to its end."""
-        many = observations.repeat_interleave(self.samples, dim=0)
-        x, made = policy.noise(len(many), generator), 0
-        for state in steps(policy.denoiser(many), x, self.grid, self.solver, generator=generator):
+        x, made = policy.noise(self.samples * len(observations), generator), 0
+        denoiser = policy.denoiser(observations, self.samples)
+        for state in steps(denoiser, x, self.grid, self.solver, generator=generator):
             made, x = state.index, state.x
             if until is not None and made < self.grid.steps and until(made):
                 return state.x0.unflatten(0, (-1, self.samples)), made, False

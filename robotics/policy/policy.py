@@ -104,21 +104,26 @@ class Policy:
         ]
         return torch.cat(kept, dim=-1) if kept else found[..., :0]
 
-    def denoiser(self, observations: Tensor) -> Denoiser:
+    def denoiser(self, observations: Tensor, samples: int = 1) -> Denoiser:
         """Return the estimate of normalised chunks given the observations (N, T_o, D_o) in units.
+
+        Args:
+            observations: N of them; images among them are encoded once.
+            samples: chunks of each, one after the other in the batch of chunks.
 
         Raises:
             InputError: observations of another shape, or not finite.
         """
-        plain = self.network_denoiser(observations)
+        plain = self.network_denoiser(observations, samples)
         limit = self.config.clip
         return plain if limit is None else clipped(plain, -limit, limit)
 
-    def network_denoiser(self, observations: Tensor) -> NetworkDenoiser:
+    def network_denoiser(self, observations: Tensor, samples: int = 1) -> NetworkDenoiser:
         """Return the denoiser without its limits, for `shared.realtime.RealTimeSampler(..., clip=config.clip)`."""
         self._check(observations)
         told = self.network.conditioning(self.observation.apply(observations.to(self.device, torch.float32)))
-        return NetworkDenoiser(self.network, self.process, self.config.prediction, conditioning=told)
+        many = {name: value.repeat_interleave(samples, dim=0) for name, value in told.items()}
+        return NetworkDenoiser(self.network, self.process, self.config.prediction, conditioning=many)
 
     def noise(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Return pure noise, (count, T, A): the start of a cold sampling."""

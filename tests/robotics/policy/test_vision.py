@@ -396,3 +396,26 @@ def test_an_evaluation_gives_a_policy_the_pictures_of_its_world():
     found = evaluate(rolling, partial(PushT, config.images), [100_000, 100_001], execute=2, steps=4)
     assert [episode.ticks for episode in found.episodes] == [4, 4]
     assert found.warm == 0.5  # the second chunk of each
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.kind)
+def test_many_chunks_of_an_observation_encode_its_images_once(network):
+    config = visual_config(network, numbers=False)
+    generator = torch.Generator().manual_seed(0)
+    built = build_network(config)
+    built.load_state_dict(random_weights(built))
+    observation = Normaliser.of_pixels(3).spread(config.observation_repeats)
+    policy = Policy(config, built.eval(), observation, ANY_ACTION)
+    pixels = torch.randint(0, 256, (2, 2, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    found = policy.observations({"img": pixels})
+    x = policy.noise(6, generator)
+    seen = []
+    encoder = next(part for part in built.rgb_encoder.modules() if hasattr(part, "backbone"))
+    hook = encoder.register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
+    with torch.no_grad():
+        once = policy.denoiser(found, 3)(x, 0.7)
+        hook.remove()
+        each = policy.denoiser(found.repeat_interleave(3, dim=0))(x, 0.7)
+    assert seen == [2 * 2]  # two observations of two frames
+    torch.testing.assert_close(once, each, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(once[0], once[3], atol=1e-3)  # each chunk has its own observation
