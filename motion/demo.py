@@ -48,7 +48,8 @@ def demo(folder: Path, *, seed: int, device: torch.device) -> list[Section]:
     (folder / "tasks.yaml").write_text(TASKS, encoding="utf-8")
     model, scene = load_model(WEIGHTS, device), read_scene(folder / "room.glb")
     rows, pictures = [], []
-    for name, policy in (("with the policy", FAST), ("plain sampling", replace(FAST, corrections=0))):
+    plain = replace(FAST, corrections=0, redraws=0, returns=0)
+    for name, policy in (("with the policy", FAST), ("plain sampling", plain)):
         begin = time.perf_counter()
         made = synthesize(model, scene, read_tasks(folder / "tasks.yaml"), policy=policy, seed=seed)
         seconds = time.perf_counter() - begin
