@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-ros lint clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/fewstep demo --output demo --overwrite
 
 test: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The wheels of ROS start every Python of their environment twice, so they have one of their own: VENV=.venv-ros.
+test-ros: $(VENV)/.test-ros-installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/robotics/ros2
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
@@ -23,4 +27,4 @@ $(VENV)/.%-installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-ros demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
