@@ -22,6 +22,7 @@ of the published settings can be cut into pieces; windows that are done of the r
 | --- | --- |
 | none | the network with actions and known ways |
 | fast | `motion.policy.FAST` |
+| locked | the same, then feet held where they touch (`synthesize --lock-feet`) |
 | published | DIP's loop and step: 10 900 calls a window |
 | recordings | `benchmarks.motion_retrieval` |
 """
@@ -49,6 +50,7 @@ from motion.clips import Motion
 from motion.collection import Collection, load_collection
 from motion.energies import Weights
 from motion.files import read_model
+from motion.finish import feet_locked
 from motion.goals import Goals, Hint
 from motion.long_motion import draw_schedule, seam_jerk
 from motion.metrics import evaluate, jerk
@@ -167,13 +169,15 @@ def row(
     if method == "recordings":
         motion = retrieved(clips, case.schedule, model.anatomy, case.floor)
     else:
-        policy = {"none": replace(FAST, corrections=0), "fast": FAST, "published": PUBLISHED}[method]
+        policy = {"none": replace(FAST, corrections=0), "fast": FAST, "locked": FAST, "published": PUBLISHED}[method]
         weights = {"weights": DIP} if method == "published" else {}
         drawn = draw_schedule(
             model, case.schedule, model.anatomy, case.field, floor=case.floor, policy=policy, seed=seed,
             work=work if method == "published" else None, progress=f"{method} {case.name}", **weights,
         )  # fmt: skip
         motion, calls, windows = drawn.motion, drawn.network_calls, drawn.windows
+        if method == "locked":
+            motion = feet_locked(motion, anatomy=model.anatomy, floor=case.floor)
     seconds = drawn.seconds if method != "recordings" else time.process_time() - begin
     found = judge(motion, case.schedule.goals, case.field, floor=case.floor, anatomy=model.anatomy)
     real = evaluate(motion, case.floor)
