@@ -11,9 +11,10 @@ demo: $(VENV)/.demo-installed
 test: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# The wheels of ROS start every Python of their environment twice, so they have one of their own: VENV=.venv-ros.
-test-ros: $(VENV)/.test-ros-installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/robotics/ros2
+# The wheels of ROS start every Python of their environment twice, so they have one of their own.
+test-ros:
+	$(MAKE) VENV=.venv-ros .venv-ros/.test-ros-installed
+	.venv-ros/bin/python -m pytest -n 2 --dist loadfile tests/robotics/ros2
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

@@ -105,11 +105,11 @@ def draw_schedule(
     """
     generator = torch.Generator(device=model.device).manual_seed(seed)
     windows = spans(schedule.subtasks, model.config.frames[1], HISTORY)
-    drawing = _Drawing(model, schedule, anatomy, field, floor, policy, weights, generator)
     of = "" if work is None else _fingerprint(model, schedule, field, floor, policy, weights, seed)
     kept = Kept() if work is None else kept_of(work, of, model.body.skeleton, generator)
+    drawing = _Drawing(model, schedule, anatomy, field, floor, policy, weights, generator, kept.draws)
     for k in tracked(range(len(kept.last.energies), len(windows)), progress):
-        begin, drawing.draws = time.process_time(), kept.draws
+        begin = time.process_time()
         pair = drawing.onwards(kept.before, kept.last, windows[max(0, k - 1) : k + 1])
         kept = Kept(*pair, drawing.draws, kept.seconds + time.process_time() - begin)
         if work is not None:

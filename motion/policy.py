@@ -170,16 +170,9 @@ class Policy:
 FAST = Policy()
 """58 calls a window, 38 of them with gradients."""
 PUBLISHED = Policy(
-    calls=1000,
-    corrections=10,
-    lowest=0.01,
-    keep_until=0.05,
-    eta=1.0,
-    step=Published(),
-    redraws=0,
-    returns=0,
+    calls=1000, corrections=10, lowest=0.01, keep_until=0.05, eta=1.0, step=Published(), redraws=0, returns=0,
     known_ways=False,
-)
+)  # fmt: skip
 """DIP's: 10 900 calls a window, 9 900 of them with gradients."""
 
 

@@ -143,10 +143,10 @@ class PartialDenoising:
     ) -> tuple[Tensor, Tensor]:
         """Return the estimates (n, K, T, A), whose entry 0 is empty, and where to begin (n,), of the rows `chosen`."""
         levels, length = self.grid.steps, states.shape[2]
-        told = observations[chosen.to(observations.device)].repeat_interleave(levels - 1, dim=0)
+        told = observations[chosen.to(observations.device)]
         times = torch.tensor(self.grid.times[1:levels], dtype=torch.float64).repeat(len(chosen))
         x = states[chosen, 1:].flatten(0, 1)
-        found = self.policy.denoiser(told)(x, times.to(x.device)).unflatten(0, (-1, levels - 1))
+        found = self.policy.denoiser(told, levels - 1)(x, times.to(x.device)).unflatten(0, (-1, levels - 1))
         target = shifted(self._memory.chunk[at[chosen]], moves[chosen])[:, None]
         foreseen = torch.arange(length, device=x.device) < (length - moves[chosen])[:, None]
         squares = (found - target).square().mean(3) * foreseen[:, None]

@@ -109,7 +109,7 @@ class Policy:
 
         Args:
             observations: N of them; images among them are encoded once.
-            samples: chunks of each, one after the other in the batch of chunks.
+            samples: chunks of each, next to each other in the batch of chunks.
 
         Raises:
             InputError: observations of another shape, or not finite.

@@ -12,14 +12,11 @@ from hypothesis import strategies as st
 from robotics.ros2.stereo_loop import FrameLoop
 from robotics.ros2.stereo_parameters import SPECS, different, read
 from robotics.ros2.synchroniser import Synchroniser
-from robotics.stereo.camera import StereoCamera
 from shared.errors import InputError
 
 needs_ros = pytest.mark.skipif(find_spec("rclpy") is None, reason="rclpy is absent: pip install 'fewstep[ros]'")
 AMENT = Path(__file__).resolve().parents[3] / "robotics" / "ros2" / "ament"
 MS = 10**6
-NAN = float("nan")
-CAMERA = StereoCamera(width=6, height=4, fx=50.0, fy=52.0, cx_l=2.5, cx_r=3.5, cy=1.5, baseline=0.12)
 
 
 def defaults(**changes):
