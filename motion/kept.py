@@ -105,7 +105,7 @@ def keep(path: Path, of: str, kept: Kept, generator: torch.Generator) -> None:
         if so_far is not None:
             facts[name] = {"energies": so_far.energies, "wrong": so_far.wrong}
             if so_far.motion is not None:
-                tensors |= {f"{name}.{part}": getattr(so_far.motion, part).contiguous() for part in PARTS}
+                tensors |= {f"{name}.{part}": getattr(so_far.motion, part).contiguous().clone() for part in PARTS}
                 facts["fps"] = so_far.motion.fps
     with atomic_path(path, overwrite=True) as scratch:
         save_file(tensors, scratch, {"kept": json.dumps(facts)})

@@ -13,6 +13,7 @@ import torch
 import motion.long_motion
 from motion.energies import USUAL
 from motion.goals import Follow, Goals, Hint
+from motion.kept import Kept, SoFar, keep, kept_of
 from motion.long_motion import BACK, EDGE, HISTORY, _led_into, draw_schedule, known_way, place_on_path, seam_jerk, spans
 from motion.policy import Policy
 from motion.rotations import about_axis
@@ -147,6 +148,22 @@ def test_a_pair_that_is_right_ends_the_returns(monkeypatch):
     monkeypatch.setattr(motion.long_motion, "seam_jerk", lambda longer, seam: next(rough))
     drawn = draw_schedule(model, straight(90), model.anatomy, policy=POLICY, seed=1)
     assert drawn.network_calls == (1 + 1 + 3 + 2) * (4 + 3)
+
+
+@pytest.mark.parametrize(("seam", "taken"), [(1.57, False), (1.5, True)])
+def test_a_rough_seam_is_no_price_for_better_hints(monkeypatch, seam, taken):
+    model, joins, original = gaussian_model(), [], motion.long_motion.joined
+
+    def watched(first, second, overlap):
+        joins.append(original(first, second, overlap))
+        return joins[-1]
+
+    hints, rough = iter([0.0, 0.7, 0.7, 0.7, 0.0, 0.6]), iter([1.0, 1.0, 1.0, seam])
+    monkeypatch.setattr(motion.long_motion, "joined", watched)
+    monkeypatch.setattr(motion.long_motion, "seam_jerk", lambda longer, at: next(rough))
+    monkeypatch.setattr(motion.long_motion.Objective, "table", lambda *given: {"hint": next(hints)})
+    drawn = draw_schedule(model, straight(60), model.anatomy, policy=replace(POLICY, returns=1), seed=1)
+    assert torch.equal(drawn.motion.root, joins[3 if taken else 0].root)
 
 
 def test_a_window_that_misses_its_hints_is_drawn_again():
@@ -310,6 +327,27 @@ def test_windows_that_are_done_are_kept_and_a_stopped_motion_is_the_one_that_was
     assert rest.seconds > 0
     done = draw_schedule(model, anatomy=model.anatomy, **asked, work=work)  # nothing is left
     assert torch.equal(done.motion.root, whole.motion.root)
+
+
+def test_what_is_kept_comes_back_whole(tmp_path):
+    model, noise = gaussian_model(), torch.Generator().manual_seed(5)
+    long = draw_schedule(model, straight(60), model.anatomy, policy=POLICY, seed=1).motion
+    before, last = SoFar(long.cut(0, 40), ({"hint": 0.5},), 1.5), SoFar(long, ({"hint": 0.5}, {"path": 0.1}), 0.25)
+    path = tmp_path / "work.safetensors"
+    for kept in (Kept(before, last, 7, 2.5), Kept(SoFar(), before, 3, 1.0)):
+        keep(path, "this", kept, noise)
+        found = kept_of(path, "this", model.body.skeleton, torch.Generator())
+        assert (found.draws, found.seconds) == (kept.draws, kept.seconds)
+        for back, given in ((found.before, kept.before), (found.last, kept.last)):
+            assert (back.energies, back.wrong) == (given.energies, given.wrong)
+            assert (back.motion is None) == (given.motion is None)
+            if given.motion is not None:
+                assert torch.equal(back.motion.root, given.motion.root)
+                assert torch.equal(back.motion.rotations, given.motion.rotations)
+                assert back.motion.fps == given.motion.fps
+    fresh = torch.Generator()
+    kept_of(path, "this", model.body.skeleton, fresh)
+    assert torch.equal(torch.rand(3, generator=fresh), torch.rand(3, generator=noise))
 
 
 @pytest.mark.parametrize("other", ["seed", "schedule", "policy", "weights", "floor", "network", "scene"])
