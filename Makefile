@@ -11,10 +11,11 @@ demo: $(VENV)/.demo-installed
 test: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# The wheels of ROS start every Python of their environment twice, so they have one of their own.
+# The wheels of ROS start every Python of their environment twice, so they have one of their own. The nodes keep real
+# time in processes of their own: one test at a time, and what failed once more, since a shared machine stalls.
 test-ros:
 	$(MAKE) VENV=.venv-ros .venv-ros/.test-ros-installed
-	.venv-ros/bin/python -m pytest -n 2 --dist loadfile tests/robotics/ros2
+	.venv-ros/bin/python -m pytest tests/robotics/ros2 || .venv-ros/bin/python -m pytest --last-failed tests/robotics/ros2
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
