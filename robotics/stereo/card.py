@@ -37,6 +37,7 @@ def write_card(model: Path, *, overwrite: bool = False) -> Path:
         f"{facts['crop'][1]}x{facts['crop'][0]} pixels, rate {facts['learning_rate']:g} falling along a half cosine, "
         f"average of weights {facts['average']:g}, seed {facts['seed']}, {facts['seconds']} s.",
         f"- **Command**: `fewstep stereo train {facts['name']} --data SCENES -o {model.name}`",
+        *_branch(facts.get("surfaces"), model),
         "",
         "## Losses",
         *_table(facts["losses"]),
@@ -60,6 +61,22 @@ def _scenes(data: Sequence[Mapping[str, Any]], count: int) -> str:
         width, height = part["size"]
         parts.append(f"`{part['folder']}` ({part['scenes']} pairs of {width}x{height} pixels, seed {part['seed']})")
     return f"{count} pairs" + (f": {', '.join(parts)}" if parts else "")
+
+
+def _branch(facts: Mapping[str, Any] | None, model: Path) -> list[str]:
+    """Return what is known of the branch for glass and mirrors."""
+    if facts is None:
+        return []
+    start = facts["start"]
+    return [
+        f"- **Glass and mirrors**: a branch of {facts['parameters']} parameters, the rest frozen (`{start['name']}`, "
+        f"sha256 {start['sha256'][:16]}): {facts['crops']} crops of {facts['crop'][1]}x{facts['crop'][0]} pixels from "
+        f"{_scenes(facts['data'], facts['scenes'])}; {facts['steps']} of {facts['of_steps']} steps of AdamW, batch "
+        f"{facts['batch']}, rate {facts['learning_rate']:g} falling along a half cosine, average of weights "
+        f"{facts['average']:g}, seed {facts['seed']}, {facts['seconds']} s; losses "
+        f"{', '.join(f'{name} {value:.4g}' for name, value in facts['losses'].items())}. "
+        f"`fewstep stereo train-surfaces CONFIG --start {start['name']} --data SCENES -o {model.name}`",
+    ]
 
 
 def _table(numbers: Mapping[str, float]) -> list[str]:

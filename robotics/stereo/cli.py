@@ -15,6 +15,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 app.command()(cli_depth.depth)
 app.command()(cli_models.train)
+app.command()(cli_models.train_surfaces)
 app.command()(cli_models.calibrate)
 app.command()(cli_models.export)
 

@@ -1,4 +1,4 @@
-"""`fewstep stereo train`, `calibrate`, `export`: models in the making."""
+"""`fewstep stereo train`, `train-surfaces`, `calibrate`, `export`: models in the making."""
 
 from __future__ import annotations
 
@@ -74,6 +74,53 @@ def train(
         trainer.run(stop_at=0 if export else steps, tell=tell)
     origin = {"data": scenes.facts(), "start": None if first is None else {"name": start, "sha256": first.sha256}}
     trainer.export(output, half=half, origin=origin)
+    typer.echo(str(output))
+    typer.echo(str(write_card(output, overwrite=overwrite)))
+
+
+def train_surfaces(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="YAML file, or a packaged name such as robotics/stereo_surfaces.")
+    ],
+    data: Scenes,
+    start: Annotated[
+        str, typer.Option(metavar="MODEL", help="What the branch is added to; one that it has is trained on.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model to write: a .safetensors path.")],
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of crops, checkpoint and log; default: OUTPUT without its suffix.")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Stop after this step, with a checkpoint.")] = None,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a branch for glass and mirrors beside a frozen model; run again to go on after a stop.
+
+    Writes OUTPUT and its card (.md), without a confidence: fit one with `calibrate`.
+    """
+    from robotics.stereo.card import write_card
+    from robotics.stereo.crops import Crops
+    from robotics.stereo.files import read_stereo
+    from robotics.stereo.scenes.shards import SceneFolders
+    from robotics.stereo.surfaces_training import SurfacesTrainer, SurfacesTraining
+    from shared.config import load_config
+    from shared.devices import resolve_device
+    from shared.progress import training_bar
+
+    _require_new_model(output, overwrite=overwrite)
+    settings = load_config(config, SurfacesTraining)
+    scenes = SceneFolders(data, (settings.crop[1], settings.crop[0]))
+    trainer = SurfacesTrainer(
+        settings, begin := read_stereo(start), Crops(scenes), work or output.with_suffix(""),
+        device=resolve_device(device), progress=None if quiet else "crops",
+    )  # fmt: skip
+    with training_bar(settings.name, settings.steps, trainer.step, hidden=quiet) as tell:
+        trainer.run(stop_at=steps, tell=tell)
+    trainer.export(
+        output, half=half, origin={"data": scenes.facts(), "start": {"name": start, "sha256": begin.sha256}}
+    )  # fmt: skip
     typer.echo(str(output))
     typer.echo(str(write_card(output, overwrite=overwrite)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -13,6 +14,12 @@ class Settings(BaseModel):
     """Frozen data without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def check_surfaces(channels: Sequence[int]) -> None:
+    """Raise `ValueError` unless a branch for glass and mirrors may have these channels; none is right too."""
+    if any(count % 8 for count in channels) or (channels and channels[-1] % 32):
+        raise ValueError(f"surfaces {tuple(channels)} must be multiples of 8, and the last one of 32")
 
 
 class StereoConfig(Settings):
@@ -27,6 +34,8 @@ class StereoConfig(Settings):
         channels: of the U-Net's levels, multiples of 8.
         embedding: of the noise level, even.
         correction: channels of the last correction at full size.
+        surfaces: channels of the levels of the branch for glass and mirrors, multiples of 8, the last one of 32; none
+            by default.
         steps: of the squared cosine table of noise.
         bend_px: a residual disparity r is x = asinh(r / bend) / asinh(limit / bend): linear below bend, log above.
         limit_px: the residual that is x = 1.
@@ -41,6 +50,7 @@ class StereoConfig(Settings):
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (32, 64, 96, 96)
     embedding: Annotated[int, Field(ge=2, multiple_of=2)] = 64
     correction: PositiveInt = 12
+    surfaces: tuple[PositiveInt, ...] = ()
     steps: PositiveInt = 100
     bend_px: PositiveFloat = 1.0
     limit_px: PositiveFloat = 80.0
@@ -52,6 +62,7 @@ class StereoConfig(Settings):
             raise ValueError(f"quarter {self.quarter} must be a multiple of groups {self.groups}")
         if any(channels % 8 for channels in self.channels):
             raise ValueError(f"channels {self.channels} must be multiples of 8")
+        check_surfaces(self.surfaces)
         if self.limit_px <= self.bend_px:
             raise ValueError(f"limit_px {self.limit_px} must be above bend_px {self.bend_px}")
         return self
@@ -59,7 +70,7 @@ class StereoConfig(Settings):
     @property
     def multiple(self) -> int:
         """Return what height and width must be multiples of."""
-        return 4 * 2 ** (len(self.channels) - 1)
+        return 4 * 2 ** (max(len(self.channels), len(self.surfaces)) - 1)
 
     def process(self) -> TableVP:
         """Return the noise process."""

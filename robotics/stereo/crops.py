@@ -45,11 +45,17 @@ class Crops:
         self.fingerprint = digest.hexdigest()
 
     def draw(
-        self, count: int, size: tuple[int, int], raw: float, enlarged: float, source: np.random.Generator
+        self,
+        count: int,
+        size: tuple[int, int],
+        raw: float,
+        enlarged: float,
+        source: np.random.Generator,
+        upside_down: float = 0.5,
     ) -> Batch:
         """Return left, right (N, 3, H, W) in [0, 1], truth, first map, known, seen and hard (N, 1, H, W), float32.
 
-        Half of the crops are upside down, which keeps a pair a pair. "hard" is 1 on glass and mirrors, else 0.
+        "hard" is 1 on glass and mirrors, else 0.
 
         Args:
             count: N.
@@ -57,18 +63,21 @@ class Crops:
             raw: share that begins from the raw map, half of them with rectangles taken out; the others have no map.
             enlarged: share cut out of the scene smaller, by up to 2, and enlarged to H x W.
             source: of everything random.
+            upside_down: share of crops that are, which keeps a pair a pair.
         """
-        parts = [self._one(size, raw, enlarged, source) for _ in range(count)]
+        parts = [self._one(size, raw, enlarged, source, upside_down) for _ in range(count)]
         return tuple(np.stack(values) for values in zip(*parts, strict=True))
 
-    def _one(self, size: tuple[int, int], raw: float, enlarged: float, source: np.random.Generator) -> Batch:
+    def _one(
+        self, size: tuple[int, int], raw: float, enlarged: float, source: np.random.Generator, upside_down: float
+    ) -> Batch:
         sample = self.samples[int(source.integers(self.count))]
         share = source.uniform(0.5, 1) if source.random() < enlarged else 1.0
         tall, wide = round(share * size[0]), round(share * size[1])
         height, width = sample.pair.left.shape[:2]
         top, begin = source.integers(height - tall + 1), source.integers(width - wide + 1)
         rows = slice(top, top + tall)
-        if source.random() < 0.5:
+        if source.random() < upside_down:
             rows = slice(top + tall - 1, top - 1 if top else None, -1)
         window = rows, slice(begin, begin + wide)
         chance = source.random()

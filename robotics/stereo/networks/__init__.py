@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from robotics.stereo.config import StereoConfig
 from robotics.stereo.networks.features import Features
+from robotics.stereo.networks.surfaces import Surfaces, told
 from robotics.stereo.networks.unet import UNet
 from robotics.stereo.networks.upsample import FACTOR, Upsample
 from robotics.stereo.networks.volume import (
@@ -97,6 +98,7 @@ class StereoNetwork(nn.Module):
         self.leave = nn.Sequential(nn.GroupNorm(8, first), nn.SiLU(), nn.Conv2d(first, 1, 3, padding=1))
         for parameter in self.leave[-1].parameters():
             nn.init.zeros_(parameter)
+        self.surfaces = Surfaces(config.surfaces) if config.surfaces else None
         self.upsample = Upsample(config.quarter, config.half, config.correction)
         process = config.process()
         times = torch.arange(1, config.steps + 1, dtype=torch.float64) / config.steps
@@ -154,10 +156,21 @@ class StereoNetwork(nn.Module):
 
     def full(self, x: Tensor, prepared: Prepared) -> Tensor:
         """Return the disparity in pixels, (N, 1, H, W), of an estimate x_0."""
-        disparity = prepared.start + self.decode(x)
+        disparity, known = prepared.start + self.decode(x), prepared.known
+        if self.surfaces is not None:
+            logit, surface = self.surfaces(self.seen(disparity, prepared), prepared.left)
+            share = torch.sigmoid(logit)
+            disparity = torch.lerp(disparity, surface, share)
+            # What a matcher measured on glass is what lies behind it.
+            known = known * (1 - functional.interpolate(share, scale_factor=float(FACTOR), mode="nearest"))
         return self.upsample(
-            disparity, prepared.quarter, prepared.half, prepared.left, prepared.right, prepared.first, prepared.known
+            disparity, prepared.quarter, prepared.half, prepared.left, prepared.right, prepared.first, known
         )
+
+    def seen(self, disparity: Tensor, prepared: Prepared) -> Tensor:
+        """Return the maps by which the branch for glass and mirrors judges an estimate, (N, 1, h, w) in quarter px."""
+        known = functional.avg_pool2d(prepared.known, FACTOR)
+        return told(disparity, prepared.start, known, prepared.score, prepared.fit)
 
     def _shrink(self, entry: Tensor) -> Tensor:
         """Return the factor at entries (N,) of the table, linear between them, (N, 1, 1, 1)."""

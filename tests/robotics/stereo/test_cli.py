@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +15,14 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from robotics.stereo.calibrating import confidence_quality
-from robotics.stereo.camera import StereoCamera
 from robotics.stereo.cli import app
 from robotics.stereo.confidence import Confidence, trouble
 from robotics.stereo.estimation import EstimateSettings, estimate
 from robotics.stereo.files import load_stereo, read_stereo
-from robotics.stereo.scenes import samples, shards
-from robotics.stereo.scenes.config import ScenesConfig
-from robotics.stereo.scenes.shards import SceneFolders, generate
-from shared.config import load_config
+from robotics.stereo.scenes.shards import SceneFolders
 from shared.errors import InputError
 from tests.robotics.stereo.test_model import sample
 from tests.robotics.stereo.test_networks import SMALL
-
-CAMERA = StereoCamera(128, 64, 100.0, 100.0, 63.5, 63.5, 31.5, 0.06)
 
 
 def call(*arguments: object) -> list[str]:
@@ -38,26 +31,6 @@ def call(*arguments: object) -> list[str]:
         raise result.exception
     assert result.exit_code == 0, result.output
     return result.stdout.splitlines()
-
-
-@pytest.fixture
-def make_scenes(tmp_path, monkeypatch):
-    """Return a function (name, scenes, seed) that writes a data set of planes with a box and gives its folder."""
-
-    def known(config, width, height, seed, index):
-        one = sample(10 * seed + index)
-        return replace(one, pair=replace(one.pair, camera=CAMERA), seed=index)
-
-    monkeypatch.setattr(samples, "make_sample", known)
-    monkeypatch.setattr(shards, "SHARD", 2)
-
-    def make(name: str, scenes: int, seed: int) -> Path:
-        config = load_config("robotics/stereo_scenes", ScenesConfig)
-        for _ in generate(tmp_path / name, config, scenes, (128, 64), seed):
-            pass
-        return tmp_path / name
-
-    return make
 
 
 @pytest.fixture

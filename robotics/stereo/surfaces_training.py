@@ -1,0 +1,219 @@
+r"""Training of the branch for glass and mirrors, with the network around it frozen.
+
+    loss =   E (1 + w_h hard) asinh(2 |d' - d_true|)      the estimate with the branch, everywhere, px
+           + w_a E_hard asinh(2 |s - d_true|)             the branch alone, on glass and mirrors
+           + w_p E [-log p(hard)]                         where they are
+
+asinh(2 e) asks for the most likely disparity rather than for the mean of what is possible. What the frozen network says
+of a crop is computed once (`robotics.stereo.looked`): a step costs a sixth of one through the whole network.
+
+Step n draws everything random from the seed and n, and a checkpoint holds branch, average and moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from torch import Tensor
+from torch.nn import functional
+
+from robotics.stereo.config import Settings, check_surfaces
+from robotics.stereo.crops import Crops
+from robotics.stereo.files import StereoFile, save_stereo
+from robotics.stereo.looked import Looked, LookedCrops
+from robotics.stereo.networks.surfaces import Surfaces
+from robotics.stereo.networks.upsample import FACTOR
+from robotics.stereo.training import Share
+from shared.errors import InputError
+from shared.training_run import begin_training, run_training, take_step
+
+BRANCH = "surfaces."  # before the names of its tensors
+
+
+class SurfacesTraining(Settings):
+    """Everything that decides a training.
+
+    Attributes:
+        name: of the weights, "robotics/<stem>".
+        channels: of the branch's levels, as `StereoConfig.surfaces`.
+        crop: height and width of what is cut out of a scene, px, multiples of the model's `multiple`.
+        crops: number of them; each is seen many times.
+        max_disparity: of the cost volume, px.
+        raw: share of crops that begin from the raw map; half of them with more holes.
+        enlarged: share of crops that are cut out smaller, by up to 2, and enlarged.
+        steps: of the optimiser.
+        batch: crops a step.
+        learning_rate: largest, after the warm-up; it then falls to zero along a half cosine.
+        warmup: steps in which the rate rises from zero.
+        weight_decay: of AdamW.
+        clip_gradient: largest norm of the gradient.
+        average: largest decay of the average of weights that is exported.
+        hard_weight: w_h.
+        alone_weight: w_a.
+        where_weight: w_p.
+        bfloat16: compute in it, nearly twice as fast on processors that have it.
+        log_every: steps between two lines of the log.
+        checkpoint_minutes: time between two checkpoints.
+        seed: of weights, crops and batches.
+    """
+
+    name: str = Field(pattern=r"^[a-z_]+/[a-z0-9_]+$")
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (16, 48, 72, 96)
+    crop: tuple[PositiveInt, PositiveInt] = (224, 320)
+    crops: PositiveInt
+    max_disparity: PositiveFloat = 96.0
+    raw: Share = 0.85
+    enlarged: Share = 0.3
+    steps: PositiveInt
+    batch: PositiveInt = 4
+    learning_rate: PositiveFloat = 1.5e-3
+    warmup: NonNegativeInt = 100
+    weight_decay: NonNegativeFloat = 1e-3
+    clip_gradient: PositiveFloat = 1.0
+    average: Share = 0.999
+    hard_weight: NonNegativeFloat = 2.0
+    alone_weight: NonNegativeFloat = 0.3
+    where_weight: NonNegativeFloat = 0.5
+    bfloat16: bool = True
+    log_every: PositiveInt = 100
+    checkpoint_minutes: NonNegativeFloat = 3.0
+    seed: NonNegativeInt = 0
+
+    @field_validator("channels")
+    @classmethod
+    def _fit(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
+        check_surfaces(channels)
+        return channels
+
+
+class SurfacesTrainer:
+    """A training in progress; it goes on where the folder's checkpoint stopped.
+
+    Args:
+        settings: what to train.
+        start: model around the branch; a branch of the same sizes is begun with, else a random one.
+        crops: scenes to cut from.
+        folder: for checkpoint, log and what the frozen network says.
+        device: where to compute.
+        progress: label of a bar while the network looks at the crops; None is silent.
+
+    Raises:
+        InputError: crops that do not fit the model, or a folder with another training.
+    """
+
+    def __init__(
+        self,
+        settings: SurfacesTraining,
+        start: StereoFile,
+        crops: Crops,
+        folder: Path,
+        *,
+        device: torch.device | str = "cpu",
+        progress: str | None = None,
+    ) -> None:
+        self.config = start.config.model_copy(update={"surfaces": settings.channels})
+        multiple = self.config.multiple
+        if any(side % multiple for side in settings.crop):
+            raise InputError(
+                "crop", found=f"{settings.crop}", expected=f"multiples of {multiple}", fix="Correct the configuration."
+            )
+        self.settings, self.start, self.crops, self.folder = settings, start, crops, Path(folder)
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.network = Surfaces(settings.channels)
+        if start.config.surfaces == settings.channels:
+            self.network.load_state_dict(
+                {name.removeprefix(BRANCH): value.float() for name, value in start.tensors.items() if BRANCH in name}
+            )
+        self.network.to(self.device)
+        origin = crops.fingerprint, start.sha256
+        self.average, self.optimiser, self.facts = begin_training(
+            self.network, settings, self.folder, *(part.encode() for part in origin)
+        )
+        self.looked = LookedCrops(
+            start.model(device), crops, self.folder, count=settings.crops, size=settings.crop,
+            max_disparity=settings.max_disparity, raw=settings.raw, enlarged=settings.enlarged, seed=settings.seed,
+            origin=" ".join(origin), progress=progress,
+        )  # fmt: skip
+
+    @property
+    def step(self) -> int:
+        """Return the number of steps made."""
+        return int(self.facts["step"])
+
+    def losses(self, looked: Looked) -> dict[str, Tensor]:
+        """Return the three losses of crops, differentiable."""
+        maps, left, place, truth, hard = (
+            getattr(looked, name).to(self.device).float() for name in ("maps", "left", "place", "truth", "hard")
+        )
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+            logit, alone = self.network(
+                maps.contiguous(memory_format=torch.channels_last), 4 * left / 255 - 2
+            )  # fmt: skip
+        new = torch.lerp(place, alone, torch.sigmoid(logit))
+
+        def apart(found: Tensor) -> Tensor:
+            return torch.asinh(2 * FACTOR * (found - truth).abs())
+
+        return {
+            "estimate": ((1 + self.settings.hard_weight * hard) * apart(new)).mean(),
+            "alone": (hard * apart(alone)).sum() / hard.sum().clamp(min=1),
+            "where": functional.binary_cross_entropy_with_logits(logit, hard),
+        }
+
+    def train_step(self) -> dict[str, float]:
+        """Make one step and return its losses."""
+        settings = self.settings
+        source = np.random.default_rng(np.random.SeedSequence([settings.seed, self.step]))
+        losses = self.losses(self.looked.batch(source.integers(settings.crops, size=settings.batch).tolist()))
+        total = losses["estimate"] + settings.alone_weight * losses["alone"] + settings.where_weight * losses["where"]
+        take_step(self, total)
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def run(self, *, stop_at: int | None = None, tell: Callable[[int, float], None] | None = None) -> None:
+        """Train to the end, or to step `stop_at`, with checkpoints.
+
+        Args:
+            stop_at: step after which to stop, with a checkpoint.
+            tell: called with step and the mean first loss at every line of the log.
+
+        Raises:
+            InputError: the loss is not finite.
+        """
+        run_training(self, "estimate", stop_at=stop_at, tell=tell)
+
+    def export(self, path: Path, *, half: bool = False, origin: Mapping[str, Any] | None = None) -> None:
+        """Write the model with the averaged branch; the other tensors stay as they are stored.
+
+        The confidence is left out: it was of a model without this branch.
+
+        Args:
+            path: ending in .safetensors.
+            half: store all in float16.
+            origin: more facts: "data", the scenes as `SceneFolders.facts`, and "start", the model.
+        """
+        settings = self.settings
+        kept = {name: value for name, value in self.start.tensors.items() if not name.startswith(BRANCH)}
+        branch = {BRANCH + name: value for name, value in self.average.average.items()}
+        facts = {
+            "steps": self.step,
+            "of_steps": settings.steps,
+            "batch": settings.batch,
+            "crop": list(settings.crop),
+            "crops": settings.crops,
+            "learning_rate": settings.learning_rate,
+            "average": settings.average,
+            "seed": settings.seed,
+            "seconds": round(self.facts["seconds"]),
+            "scenes": self.crops.count,
+            "parameters": sum(value.numel() for value in self.network.parameters()),
+            "losses": self.facts["losses"],
+            **(origin or {}),
+        }
+        save_stereo(path, self.config, kept | branch, {**self.start.training, "surfaces": facts}, half=half)

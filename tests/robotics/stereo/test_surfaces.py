@@ -1,0 +1,243 @@
+"""The branch for glass and mirrors: what it is told, where its answer goes, its training beside a frozen network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from pydantic import ValidationError
+
+from robotics.stereo.config import StereoConfig
+from robotics.stereo.crops import Crops
+from robotics.stereo.files import load_stereo, read_stereo, save_stereo
+from robotics.stereo.looked import Looked
+from robotics.stereo.model import StereoModel
+from robotics.stereo.networks import StereoNetwork
+from robotics.stereo.networks.surfaces import (
+    LEAST,
+    OFFSETS,
+    PLACE,
+    POINTER,
+    POINTERS,
+    SEEN,
+    Surfaces,
+    _Attention,
+    _Pointers,
+    told,
+)
+from robotics.stereo.pair import Surface
+from robotics.stereo.surfaces_training import BRANCH, SurfacesTrainer, SurfacesTraining
+from shared.errors import InputError
+from tests.robotics.stereo.test_cli import call
+from tests.robotics.stereo.test_model import SHIFT, sample
+from tests.robotics.stereo.test_networks import SMALL
+from tests.robotics.stereo.volumes import say
+
+WITH = SMALL.model_copy(update={"surfaces": (8, 32)})
+SETTINGS = SurfacesTraining(
+    name="robotics/test", channels=(8, 32), crop=(64, 128), crops=6, max_disparity=32, enlarged=0, steps=60, batch=2,
+    warmup=5, learning_rate=1e-2, average=0.9, log_every=10,
+)  # fmt: skip
+
+
+def mirrored(seed: int):
+    """A scene whose box is a mirror: it shows, in plain grey, the disparity of what is far behind the plane."""
+    one = sample(seed)
+    box = one.disparity_left == 2 * SHIFT
+    left = one.pair.left.copy()
+    left[box] = 200
+    material = np.where(box, Surface.MIRROR, Surface.DIFFUSE).astype(np.uint8)
+    raw = np.where(box, SHIFT, one.disparity_left).astype(np.float32)
+    return replace(one, pair=replace(one.pair, left=left), material=material, raw=raw)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A file of a network without a branch, at random."""
+    torch.manual_seed(0)
+    save_stereo(tmp_path / "start.safetensors", SMALL, StereoNetwork(SMALL).state_dict(), {"seed": 3})
+    return read_stereo(tmp_path / "start.safetensors")
+
+
+def test_scores_around_the_estimate_are_linear_between_entries_and_least_out_of_range():
+    volume, fit = torch.randn(2, 1, 12, 2, 3)
+    place = torch.full((1, 1, 2, 3), 5.25)
+    maps = told(place, place + 2, torch.full_like(place, 0.5), volume, fit)
+    assert maps.shape == (1, SEEN, 2, 3)
+    torch.testing.assert_close(maps[0, :3, 0, 0], torch.tensor([5.25 / 16, 7.25 / 16, 0.5]))
+    at = 5.25 + np.array(OFFSETS)
+    for number, scores in enumerate((volume, fit)):
+        found = maps[0, 3 + number * len(OFFSETS) :][: len(OFFSETS), 1, 2]
+        logs = scores[0, :, 1, 2].log_softmax(0).numpy()
+        expected = np.where(at <= 11.5, np.interp(at, np.arange(12), logs), LEAST)
+        torch.testing.assert_close(found, torch.from_numpy(expected / 4 + 1).float())
+    assert (told(place - 20, place, place, volume, fit)[0, 3:10] == LEAST / 4 + 1).all()
+    assert told(place, place, place, volume[:, :1], fit[:, :1]).isfinite().all()  # a volume of one entry
+
+
+def test_attention_is_the_softmax_of_scaled_products_and_sees_the_whole_map():
+    torch.manual_seed(0)
+    layer, x = _Attention(64), torch.randn(1, 64, 3, 5)
+    with torch.no_grad():
+        moved = x + layer.where(x)
+        asked = layer.ask(moved).reshape(3, 2, 32, 15)
+        weights = torch.einsum("hci,hcj->hij", asked[0], asked[1]).div(32**0.5).softmax(-1)
+        answer = torch.einsum("hij,hcj->hci", weights, asked[2]).reshape(1, 64, 3, 5)
+        moved = moved + layer.answer(answer)
+        torch.testing.assert_close(layer(x), moved + layer.think(moved), rtol=1e-4, atol=1e-5)
+        other = x.clone()
+        other[..., 2, 4] += 1
+        assert float((layer(x) - layer(other))[..., 0, 0].abs().max()) > 1e-4
+
+
+def test_pointers_carry_the_estimate_of_the_place_whose_key_answers():
+    """Features one-hot in the row, keys that answer to row 4: every row is told the estimate there."""
+    layer = _Pointers(8)
+    x = torch.zeros(1, 8, 8, 3)
+    x[0, range(8), range(8)] = 1.0
+    place = torch.rand(1, 1, 8, 3)
+    with torch.no_grad():
+        layer.towards.zero_()
+        layer.ask.weight.zero_()
+        layer.ask.bias.zero_()
+        torch.testing.assert_close(layer(x, place), place[:, :, ::2].mean(2, keepdim=True).expand(1, POINTERS, 8, 3))
+        layer.ask.bias[: POINTERS * POINTER] = 1.0  # queries
+        layer.ask.weight[POINTERS * POINTER :, 4] = 30.0
+        torch.testing.assert_close(layer(x, place), place[:, :, 4:5].expand(1, POINTERS, 8, 3))
+        layer.ask.bias.zero_()
+        layer.towards[1] = -1e4  # the nearest alone: itself, of the even rows
+        torch.testing.assert_close(layer(x, place)[:, :1, ::2], place[:, :, ::2])
+
+
+def test_an_untrained_branch_changes_nothing_and_a_sure_one_replaces_what_was_measured(monkeypatch):
+    torch.manual_seed(0)
+    network = StereoNetwork(WITH).eval()
+    say(network, (2,), monkeypatch)
+    left, right = torch.rand(2, 1, 3, 32, 48)
+    first = torch.full((1, 1, 32, 48), 8.0)
+    with torch.no_grad():
+        network.upsample.leave.bias[1] = 30.0  # the given map passes wherever it was measured
+        prepared = network.prepare(left, right, first, torch.ones_like(first), 8)
+        x = torch.zeros(1, 1, 8, 12)
+        torch.testing.assert_close(network.full(x, prepared), first)
+        # Everywhere a surface, 1.5 quarter pixels nearer: 4 sinh(0.367) = 1.5.
+        network.surfaces.leave[-1].bias[:2] = torch.tensor([30.0, float(np.arcsinh(1.5 / 4))])
+        torch.testing.assert_close(network.full(x, prepared), first + 6, rtol=0, atol=1e-3)
+        network.surfaces.leave[-1].bias[0] = 0.0  # as likely as not: half of both
+        torch.testing.assert_close(network.full(x, prepared), first + 1.5, rtol=0, atol=1e-3)
+
+
+def test_sizes_that_cannot_be_are_refused():
+    assert StereoConfig(surfaces=(8, 16, 24, 24, 32)).multiple == 64
+    assert SMALL.multiple == 8
+    for channels in ((8, 24), (12, 32)):
+        with pytest.raises(ValidationError, match="multiples of 8"):
+            StereoConfig(surfaces=channels)
+        with pytest.raises(ValidationError, match="multiples of 8"):
+            SurfacesTraining(name="robotics/test", channels=channels, crops=1, steps=1)
+
+
+def test_training_finds_mirrors_by_their_look_leaves_the_rest_alone_and_goes_on_as_if_never_stopped(tmp_path, start):
+    crops = Crops([mirrored(seed) for seed in range(3)])
+    trainer = SurfacesTrainer(SETTINGS, start, crops, tmp_path / "whole")
+    every = trainer.looked.batch(range(6))
+    first = {name: float(value.detach()) for name, value in trainer.losses(every).items()}
+    trainer.run()
+    last = {name: float(value.detach()) for name, value in trainer.losses(every).items()}
+    assert last["where"] < 0.3 * first["where"]
+    assert last["alone"] < 0.7 * first["alone"]
+    part = SurfacesTrainer(SETTINGS, start, crops, tmp_path / "part")
+    part.run(stop_at=3)
+    resumed = SurfacesTrainer(SETTINGS, start, crops, tmp_path / "part")
+    assert resumed.step == 3
+    resumed.run(stop_at=6)
+    straight = SurfacesTrainer(SETTINGS, start, crops, tmp_path / "straight")
+    straight.run(stop_at=6)
+    for a, b in zip(resumed.network.parameters(), straight.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+    trainer.export(tmp_path / "m.safetensors", origin={"data": [], "start": {"name": "start", "sha256": start.sha256}})
+    made = read_stereo(tmp_path / "m.safetensors")
+    assert made.config == WITH
+    assert made.training["seed"] == 3
+    assert made.training["surfaces"]["steps"] == 60
+    assert all(torch.equal(made.tensors[name], value) for name, value in start.tensors.items())
+    again = SurfacesTrainer(SETTINGS, made, crops, tmp_path / "again")
+    assert (
+        float(again.losses(every)["where"].detach()) < 0.3 * first["where"]
+    )  # it begins with the branch that is there
+    with pytest.raises(InputError, match="another configuration"):
+        SurfacesTrainer(SETTINGS.model_copy(update={"seed": 1}), start, crops, tmp_path / "part")
+
+
+def test_what_it_learns_from_is_what_the_whole_model_draws(tmp_path, start):
+    """The cached maps and estimate of a whole scene against `look` and `draw` of a model with the same branch."""
+    one = sample(0)
+    settings = SETTINGS.model_copy(update={"crops": 2, "raw": 0.0})
+    trainer = SurfacesTrainer(settings, start, Crops([one]), tmp_path / "work")
+    looked = trainer.looked.batch(range(2))
+    model = StereoModel(WITH, StereoNetwork(WITH).eval())
+    model.network.load_state_dict(start.tensors, strict=False)
+    for left, place, maps in zip(looked.left, looked.place, looked.maps, strict=True):
+        image = left.permute(1, 2, 0).numpy()
+        gain = image.astype(float).sum() / one.pair.left.astype(float).sum()
+        right = np.clip(gain * one.pair.right, 0, 255).round().astype(np.uint8)
+        view = model.look(image, right, None, 32 - 4)  # two quarter pixels of margin make the same volume
+        x = model.network.encode(place[None] - view.prepared.start)
+        seen = model.network.seen(view.prepared.start + model.network.decode(x), view.prepared)
+        apart = (seen[0] - maps.float()).abs()
+        assert float((apart < 0.1).float().mean()) > 0.999  # but for the rounding of the images
+
+
+def test_shares_of_a_place_weigh_the_losses(tmp_path, start):
+    trainer = SurfacesTrainer(SETTINGS, start, Crops([mirrored(0)]), tmp_path / "work")
+    place = torch.full((1, 1, 2, 4), 2.0)
+    hard = torch.zeros_like(place)
+    hard[..., 0] = 0.5
+    truth = place + torch.tensor([1.0, 0.0, 0.0, 0.0])
+    maps = torch.zeros(1, SEEN, 2, 4).half()
+    maps[:, 0] = 2 / PLACE
+    looked = Looked(maps, torch.zeros(1, 3, 8, 16).byte(), place, truth, hard)
+    losses = {name: float(value.detach()) for name, value in trainer.losses(looked).items()}  # residual 0, logit -3
+    assert losses["estimate"] == pytest.approx(2 * np.arcsinh(8) / 4, rel=1e-5)
+    assert losses["alone"] == pytest.approx(np.arcsinh(8), rel=1e-5)
+    sure = np.log1p(np.exp(-3.0))
+    assert losses["where"] == pytest.approx((3 * sure + 0.5 * (sure + sure + 3)) / 4, rel=1e-4)
+
+
+def test_the_command_stops_goes_on_and_the_card_names_the_branch(tmp_path, make_scenes, start):
+    scenes, output = make_scenes("a", 3, 0), tmp_path / "model.safetensors"
+    config = tmp_path / "branch.yaml"
+    config.write_text(yaml.safe_dump({**SETTINGS.model_dump(mode="json"), "steps": 4, "crops": 3, "log_every": 2}))
+    save_stereo(
+        start.path, SMALL, start.tensors,
+        {"name": "robotics/boxes", "steps": 1, "of_steps": 1, "batch": 1, "crop": [32, 64], "learning_rate": 0.1,
+         "average": 0.9, "seed": 3, "seconds": 1, "scenes": 1, "parameters": 5, "losses": {}},
+    )  # fmt: skip
+    given = ["train-surfaces", config, "--start", start.path, "--data", scenes, "-q", "-o", output]
+    call(*given, "--steps", 2)
+    assert "2 of 4 steps" in output.with_suffix(".md").read_text()
+    assert call(*given, "--overwrite") == [str(output), str(output.with_suffix(".md"))]
+    card = output.with_suffix(".md").read_text()
+    assert "**Glass and mirrors**: a branch of" in card
+    assert "3 crops of 128x64 pixels from 3 pairs: `a` (3 pairs of 128x64 pixels, seed 0); 4 of 4 steps" in card
+    file = read_stereo(output)
+    branch = [name for name in file.tensors if name.startswith(BRANCH)]
+    assert len(branch) == len(Surfaces((8, 32)).state_dict())
+    log = [json.loads(line)["step"] for line in (tmp_path / "model" / "log.jsonl").read_text().splitlines()]
+    assert log == [2, 4]
+    drawn = load_stereo(output)
+    one = sample(5)
+    view = drawn.look(one.pair.left, one.pair.right, one.raw, 32)
+    assert drawn.draw(view, calls=1, generator=torch.Generator().manual_seed(0)).disparity.isfinite().all()
+    # Other settings of the crops: what is in the folder is of no use.
+    (tmp_path / "model" / "checkpoint.safetensors").unlink()
+    config.write_text(config.read_text().replace("max_disparity: 32.0", "max_disparity: 24.0"))
+    with pytest.raises(InputError, match="crops of other scenes or settings"):
+        call(*given, "--overwrite")
+    config.write_text(config.read_text().replace("- 128", "- 124"))
+    with pytest.raises(InputError, match="multiples of 8"):
+        call(*given, "--overwrite")
