@@ -17,8 +17,10 @@ from shared.weights import sha256
 from tests.robotics.stereo.test_cli import call
 from tests.robotics.stereo.test_model import pair
 
-TINY = StereoConfig(half=8, quarter=8, groups=2, volume=4, channels=(8,), embedding=8, correction=4)
-WIDTH, HEIGHT = 38, 34  # no multiples of 4: the graph pads
+TINY = StereoConfig(
+    half=8, quarter=8, groups=2, volume=4, channels=(8,), embedding=8, correction=4, surfaces=(8, 32)
+)  # fmt: skip
+WIDTH, HEIGHT = 38, 34  # no multiples of 8: the graph pads
 
 
 def inputs(one: StereoPair, first: np.ndarray | None) -> list[np.ndarray]:
@@ -63,7 +65,7 @@ def test_the_graph_gives_in_onnxruntime_what_draw_gives_with_and_without_a_first
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [(entry.name, entry.shape) for entry in session.get_inputs()] == [
         ("left", [1, 3, HEIGHT, WIDTH]), ("right", [1, 3, HEIGHT, WIDTH]), ("first", [1, 1, HEIGHT, WIDTH]),
-        ("known", [1, 1, HEIGHT, WIDTH]), ("noise", [2, 1, 9, 10]),
+        ("known", [1, 1, HEIGHT, WIDTH]), ("noise", [2, 1, 10, 10]),
     ]  # fmt: skip
     facts = session.get_modelmeta().custom_metadata_map
     assert facts["sha256"] == sha256(model)
@@ -71,7 +73,7 @@ def test_the_graph_gives_in_onnxruntime_what_draw_gives_with_and_without_a_first
     one, loaded = pair(height=HEIGHT, width=WIDTH), load_stereo(model)
     holed = np.full((HEIGHT, WIDTH), 5.0, np.float32)
     holed[:, 20:30] = np.nan
-    noise = torch.randn(2, 1, 9, 10, generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(2, 1, 10, 10, generator=torch.Generator().manual_seed(5))
     answers = []
     for first in (holed, None):
         values = dict(zip(("left", "right", "first", "known"), inputs(one, first), strict=True))
