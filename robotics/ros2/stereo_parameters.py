@@ -20,6 +20,7 @@ SPECS: dict[str, Spec] = {
     "samples": Spec(DEFAULTS.samples, "of a frame, in one batch; their spread is a part of the confidence", 1, 64),
     "first": Spec(DEFAULTS.first, f"what sampling begins from: {', '.join(FIRSTS)}; raw subscribes to raw/depth"),
     "enlarge": Spec(DEFAULTS.enlarge, "how many times larger the network sees images; slower by its square", 1.0, 4.0),
+    "glass": Spec(DEFAULTS.glass, "share of the picture that may be glass or mirrors; 0 looks for none", 0.0, 0.99),
     "max_disparity": Spec(0.0, "largest disparity searched, px of the image; 0 is 30 % of the width", 0.0, 4096.0),
     "threshold": Spec(DEFAULTS.threshold, "confidence below which a pixel is a hole; 0 leaves none", 0.0, 0.999),
     "video": Spec(False, "start from the last frame instead of noise, except after a cut"),
@@ -82,6 +83,7 @@ def read(values: dict[str, Any]) -> StereoNodeSettings:
             samples=values["samples"],
             first=values["first"],
             enlarge=values["enlarge"],
+            glass=values["glass"],
             max_disparity=values["max_disparity"] or None,
             threshold=values["threshold"],
         ),
@@ -100,5 +102,5 @@ def different(fitted: Mapping[str, Any], settings: StereoNodeSettings) -> str:
     """Return the settings of a fit of a confidence that the node's are not, for people; "" where they agree."""
     asked = settings.estimate.model_dump(mode="json") | {"scale": settings.scale, "video": settings.video is not None}
     ours = {"scale": 1.0, "video": False} | dict(fitted)
-    names = ("calls", "samples", "first", "enlarge", "scale", "video")
+    names = ("calls", "samples", "first", "enlarge", "glass", "scale", "video")
     return ", ".join(f"{name} {ours[name]}" for name in names if name in ours and ours[name] != asked[name])

@@ -70,7 +70,8 @@ def _branch(facts: Mapping[str, Any] | None, model: Path) -> list[str]:
     start = facts["start"]
     return [
         f"- **Glass and mirrors**: a branch of {facts['parameters']} parameters, the rest frozen (`{start['name']}`, "
-        f"sha256 {start['sha256'][:16]}): {facts['crops']} crops of {facts['crop'][1]}x{facts['crop'][0]} pixels from "
+        f"sha256 {start['sha256'][:16]}): {facts['crops']} crops of {facts['crop'][1]}x{facts['crop'][0]} pixels, "
+        f"{facts['share']:.1%} of them glass and mirrors, from "
         f"{_scenes(facts['data'], facts['scenes'])}; {facts['steps']} of {facts['of_steps']} steps of AdamW, batch "
         f"{facts['batch']}, rate {facts['learning_rate']:g} falling along a half cosine, average of weights "
         f"{facts['average']:g}, seed {facts['seed']}, {facts['seconds']} s; losses "

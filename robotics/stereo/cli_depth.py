@@ -16,6 +16,7 @@ from robotics.stereo.options import (
     Calls,
     Enlarge,
     First,
+    Glass,
     GuidanceOption,
     LeftImage,
     MaxDisparity,
@@ -62,6 +63,7 @@ def depth(
         float, typer.Option(min=0.05, max=1, help="Work on smaller images; the results have this size.")
     ] = 1.0,
     enlarge: Enlarge = 1.0,
+    glass: Glass = 0.0,
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = None,
@@ -111,6 +113,7 @@ def depth(
         samples=samples,
         first=first,
         enlarge=enlarge,
+        glass=glass,
         max_disparity=far,
         threshold=threshold,
         guidance=weights,

@@ -11,6 +11,7 @@ from robotics.stereo.options import (
     Calls,
     Enlarge,
     First,
+    Glass,
     GuidanceOption,
     MaxDisparity,
     ModelArgument,
@@ -133,6 +134,7 @@ def calibrate(
     samples: Samples = 4,
     first: First = "sgbm",
     enlarge: Enlarge = 1.0,
+    glass: Glass = 0.0,
     max_disparity: MaxDisparity = None,
     guidance: GuidanceOption = None,
     scenes: Annotated[int | None, typer.Option(min=2, help="Use so many, spread evenly; default: all.")] = None,
@@ -161,6 +163,7 @@ def calibrate(
         samples=samples,
         first=first,
         enlarge=enlarge,
+        glass=glass,
         max_disparity=max_disparity,
         guidance=guidance_of(guidance),
     )
@@ -188,6 +191,7 @@ def export(
     max_disparity: MaxDisparity = None,
     calls: Calls = 1,
     samples: Annotated[int, typer.Option(min=1, help="Drawn of each pair.")] = 1,
+    glass: Glass = 0.0,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model and its whole sampling as one ONNX graph, and compare it with torch in onnxruntime.
@@ -205,8 +209,10 @@ def export(
     width, height = size_of(size)
     file = read_stereo(model)
     far = max_disparity or FAR * width
-    graph = SamplingGraph(file.model(), (width, height), far, calls)
-    facts = {"model": model, "sha256": file.sha256, "max_disparity": f"{far:g}", "calls": f"{calls}"}
+    graph = SamplingGraph(file.model(), (width, height), far, calls, glass)
+    facts = {
+        "model": model, "sha256": file.sha256, "max_disparity": f"{far:g}", "calls": f"{calls}", "glass": f"{glass:g}"
+    }  # fmt: skip
     with atomic_path(output, overwrite=overwrite) as scratch:
         export_onnx(graph, scratch, samples=samples, facts=facts)
         difference = onnx_difference(graph, scratch, samples=samples)

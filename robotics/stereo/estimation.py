@@ -40,6 +40,9 @@ class EstimateSettings(Settings):
             own cost volume.
         enlarge: how many times larger than they are the network sees the images. It works at a quarter of their size,
             so that in small pictures what is thin is found only so; the time grows with the square.
+        glass: share of the picture that is expected to be glass or mirrors. Where they are likely the map follows
+            what the whole picture tells of their surface, not what is seen through or in them; 0 does not look for
+            them.
         max_disparity: px; None is 30 % of the width.
         threshold: confidence below which the map has a hole; 0 leaves it dense.
         guidance: of the left map, with the right one known.
@@ -49,6 +52,7 @@ class EstimateSettings(Settings):
     samples: PositiveInt = 4
     first: Literal["sgbm", "raw", "none"] = "sgbm"
     enlarge: Annotated[float, Field(ge=1, le=4)] = 1.0
+    glass: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_disparity: PositiveFloat | None = None
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
     guidance: GuidanceWeights = GuidanceWeights()
@@ -129,7 +133,7 @@ def estimate(
         return *(resized_image(image, size) for image in pair), _resized(first, size), far * size[1] / width
 
     memory = video or VideoPair.of(model, calls=chosen.calls)
-    drawn = memory.right.draw(*seen(mirrored, other), samples=1, generator=generator).drawn
+    drawn = memory.right.draw(*seen(mirrored, other), glass=chosen.glass, samples=1, generator=generator).drawn
     from_right = drawn.disparity[0].cpu().numpy()[:, ::-1].copy()
     guidance = None
     if not chosen.guidance.off:
@@ -137,7 +141,7 @@ def estimate(
         tensors = (None if value is None else torch.from_numpy(value).to(model.device) for value in maps)
         guidance = Guidance(chosen.guidance, *tensors)
     frame = memory.left.draw(
-        *seen((left, right), first), samples=chosen.samples, generator=generator, guidance=guidance
+        *seen((left, right), first), glass=chosen.glass, samples=chosen.samples, generator=generator, guidance=guidance
     )
     samples = np.stack([shrunk_disparity(one, (height, width)) for one in frame.drawn.disparity.cpu().numpy()])
     from_right = shrunk_disparity(from_right, (height, width))

@@ -109,6 +109,11 @@ class LookedCrops:
                     save_file(stored, scratch, facts)
             self._shards.append(safe_open(path, "pt"))
 
+    def share(self) -> float:
+        """Return the share of glass and mirrors in all crops."""
+        parts = [shard.get_tensor("hard") for shard in self._shards]
+        return float(torch.cat(parts).double().mean())
+
     def batch(self, indices: Sequence[int]) -> Looked:
         """Return crops."""
         parts = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,16 +44,18 @@ class View:
         prepared: the pair, as often as it is sampled.
         height: of the images before padding, px.
         width: likewise.
+        glass: share of the picture that is expected to be glass or mirrors.
     """
 
     model: StereoModel
     prepared: Prepared
     height: int
     width: int
+    glass: float = 0.0
 
     def disparity(self, x: Tensor) -> Tensor:
         """Return the disparity of estimates x_0, (N, height, width) in pixels, at least 0."""
-        full = self.model.network.full(x, self.prepared)
+        full = self.model.network.full(x, self.prepared, self.glass)
         return full[:, 0, : self.height, : self.width].clamp(min=0)
 
 
@@ -94,7 +96,14 @@ class StereoModel:
         self.process: TableVP = config.process()
 
     @torch.no_grad()
-    def look(self, left: np.ndarray, right: np.ndarray, first: np.ndarray | None, max_disparity: float) -> View:
+    def look(
+        self,
+        left: np.ndarray,
+        right: np.ndarray,
+        first: np.ndarray | None,
+        max_disparity: float,
+        glass: float = 0.0,
+    ) -> View:
         """Prepare a pair.
 
         Args:
@@ -103,9 +112,11 @@ class StereoModel:
             first: a map to begin from, (height, width) in pixels, NaN in holes; None begins from the best match of the
                 cost volume.
             max_disparity: largest one to search, px.
+            glass: share of the picture that is expected to be glass or mirrors; 0 does not look for them.
 
         Raises:
-            InputError: sizes that differ, or a maximum that is not positive.
+            InputError: sizes that differ, a maximum that is not positive, a share that is none, or one that is asked
+                of a model without a branch for glass.
         """
         height, width = left.shape[:2]
         if right.shape != left.shape:
@@ -122,12 +133,19 @@ class StereoModel:
             raise InputError(
                 "max_disparity", found=f"{max_disparity:g}", expected="a positive number of pixels", fix="Correct it."
             )
+        if not 0 <= glass < 1:
+            raise InputError("glass", found=f"{glass:g}", expected="a share from 0 to below 1", fix="Correct it.")
+        if glass and self.network.surfaces is None:
+            raise InputError(
+                "glass", found=f"{glass:g}, and a model without a branch for glass and mirrors", expected="0",
+                fix="Train one with `fewstep stereo train-surfaces`, or leave it out.",
+            )  # fmt: skip
         start, known = first_map(first, (height, width))
         images = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255 for image in (left, right)]
         maps = [torch.from_numpy(value)[None, None] for value in (start, known)]
         seen, other, begin, measured = (self.padded(value).to(self.device) for value in (*images, *maps))
         disparities = self.disparities(max_disparity, width)
-        return View(self, self.network.prepare(seen, other, begin, measured, disparities), height, width)
+        return View(self, self.network.prepare(seen, other, begin, measured, disparities), height, width, glass)
 
     def draw(
         self,
@@ -153,7 +171,7 @@ class StereoModel:
             x: (K, 1, h, w) at the first level of the grid; the default is pure noise.
             guidance: see `robotics.stereo.guidance`.
         """
-        many = View(self, view.prepared.repeated(samples), view.height, view.width)
+        many = replace(view, prepared=view.prepared.repeated(samples))
         shape = (samples, *view.prepared.start.shape[1:])
         start = standard_normal(shape, generator, dtype=torch.float32, device=self.device) if x is None else x
         denoiser = self.denoiser(many)

@@ -46,12 +46,16 @@ class SamplingGraph(nn.Module):
         size: (width, height) of the images, px.
         max_disparity: px.
         calls: of the network.
+        glass: share of the picture that is expected to be glass or mirrors.
     """
 
-    def __init__(self, model: StereoModel, size: tuple[int, int], max_disparity: float, calls: int) -> None:
+    def __init__(
+        self, model: StereoModel, size: tuple[int, int], max_disparity: float, calls: int, glass: float = 0.0
+    ) -> None:
         super().__init__()
         self.model, self.network = model, model.network
         self.width, self.height = size
+        self.glass = glass
         self.disparities = model.disparities(max_disparity, self.width)
         plan = DDIM().plan(trailing_grid(model.process, calls))
         self.updates = [
@@ -70,7 +74,7 @@ class SamplingGraph(nn.Module):
         x = noise
         for entry, gain, weight in self.updates:
             x = gain * x + weight * self.network(x, entry, prepared=prepared).clamp(-1, 1)
-        return View(self.model, prepared, self.height, self.width).disparity(x)
+        return View(self.model, prepared, self.height, self.width, self.glass).disparity(x)
 
 
 def export_onnx(
@@ -138,7 +142,7 @@ def _drawn(
     with torch.no_grad():
         left, right, first, known = (model.padded(value) for value in (left, right, first, known))
         prepared = model.network.prepare(left, right, first, known, graph.disparities)
-        view = View(model, prepared, graph.height, graph.width)
+        view = View(model, prepared, graph.height, graph.width, graph.glass)
         return model.draw(view, calls=len(graph.updates), samples=len(noise), x=noise).disparity.numpy()
 
 

@@ -39,6 +39,10 @@ Enlarge = Annotated[
     float,
     typer.Option(min=1, max=4, help="The network sees the images so many times larger; results keep their size."),
 ]
+Glass = Annotated[
+    float,
+    typer.Option(min=0, max=0.99, help="Share of the picture that may be glass or mirrors; 0 does not look for them."),
+]
 GuidanceOption = Annotated[
     list[str] | None,
     typer.Option(

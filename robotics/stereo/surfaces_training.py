@@ -4,6 +4,8 @@ r"""Training of the branch for glass and mirrors, with the network around it fro
            + w_a E_hard asinh(2 |s - d_true|)             the branch alone, on glass and mirrors
            + w_p E [-log p(hard)]                         where they are
 
+The share q in p is that of glass and mirrors in the crops, so that what is learnt is evidence alone.
+
 asinh(2 e) asks for the most likely disparity rather than for the mean of what is possible. What the frozen network says
 of a crop is computed once (`robotics.stereo.looked`): a step costs a sixth of one through the whole network.
 
@@ -26,7 +28,7 @@ from robotics.stereo.config import Settings, check_surfaces
 from robotics.stereo.crops import Crops
 from robotics.stereo.files import StereoFile, save_stereo
 from robotics.stereo.looked import Looked, LookedCrops
-from robotics.stereo.networks.surfaces import Surfaces
+from robotics.stereo.networks.surfaces import Surfaces, logit
 from robotics.stereo.networks.upsample import FACTOR
 from robotics.stereo.training import Share
 from shared.errors import InputError
@@ -103,7 +105,7 @@ class SurfacesTrainer:
         progress: label of a bar while the network looks at the crops; None is silent.
 
     Raises:
-        InputError: crops that do not fit the model, or a folder with another training.
+        InputError: crops that do not fit the model, or without glass and mirrors, or a folder with another training.
     """
 
     def __init__(
@@ -141,6 +143,12 @@ class SurfacesTrainer:
             max_disparity=settings.max_disparity, raw=settings.raw, enlarged=settings.enlarged, seed=settings.seed,
             origin=" ".join(origin), progress=progress,
         )  # fmt: skip
+        self.share = self.looked.share()
+        if not 0 < self.share < 1:
+            raise InputError(
+                "scenes", found=f"a share of {self.share:g} of glass and mirrors", expected="some, and something else",
+                fix="Generate scenes with both (configs/robotics/stereo_glass.yaml).",
+            )  # fmt: skip
 
     @property
     def step(self) -> int:
@@ -153,10 +161,11 @@ class SurfacesTrainer:
             getattr(looked, name).to(self.device).float() for name in ("maps", "left", "place", "truth", "hard")
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
-            logit, alone = self.network(
+            evidence, alone = self.network(
                 maps.contiguous(memory_format=torch.channels_last), 4 * left / 255 - 2
             )  # fmt: skip
-        new = torch.lerp(place, alone, torch.sigmoid(logit))
+        chance = evidence + logit(self.share)
+        new = torch.lerp(place, alone, torch.sigmoid(chance))
 
         def apart(found: Tensor) -> Tensor:
             return torch.asinh(2 * FACTOR * (found - truth).abs())
@@ -164,7 +173,7 @@ class SurfacesTrainer:
         return {
             "estimate": ((1 + self.settings.hard_weight * hard) * apart(new)).mean(),
             "alone": (hard * apart(alone)).sum() / hard.sum().clamp(min=1),
-            "where": functional.binary_cross_entropy_with_logits(logit, hard),
+            "where": functional.binary_cross_entropy_with_logits(chance, hard),
         }
 
     def train_step(self) -> dict[str, float]:
@@ -207,6 +216,7 @@ class SurfacesTrainer:
             "batch": settings.batch,
             "crop": list(settings.crop),
             "crops": settings.crops,
+            "share": self.share,
             "learning_rate": settings.learning_rate,
             "average": settings.average,
             "seed": settings.seed,

@@ -75,6 +75,7 @@ class VideoStereo:
         first: np.ndarray | None,
         max_disparity: float,
         *,
+        glass: float = 0.0,
         samples: int = 1,
         generator: torch.Generator | None = None,
         guidance: Change | None = None,
@@ -84,7 +85,7 @@ class VideoStereo:
         Raises:
             InputError: as `StereoModel.look`.
         """
-        view = self.model.look(left, right, first, max_disparity)
+        view = self.model.look(left, right, first, max_disparity, glass)
         last = self._last
         warm = last is not None and last.shape[-2:] == view.prepared.first.shape[-2:] and not self._cut(view, last)
         if warm:

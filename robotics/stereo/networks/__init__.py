@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from robotics.stereo.config import StereoConfig
 from robotics.stereo.networks.features import Features
-from robotics.stereo.networks.surfaces import Surfaces, told
+from robotics.stereo.networks.surfaces import Surfaces, logit, told
 from robotics.stereo.networks.unet import UNet
 from robotics.stereo.networks.upsample import FACTOR, Upsample
 from robotics.stereo.networks.volume import (
@@ -154,12 +154,18 @@ class StereoNetwork(nn.Module):
         h = self.unet(h, self.time((entry + 1) / self.config.steps))
         return about + self.leave(h)
 
-    def full(self, x: Tensor, prepared: Prepared) -> Tensor:
-        """Return the disparity in pixels, (N, 1, H, W), of an estimate x_0."""
+    def full(self, x: Tensor, prepared: Prepared, glass: float = 0.0) -> Tensor:
+        """Return the disparity in pixels, (N, 1, H, W), of an estimate x_0.
+
+        Args:
+            x: (N, 1, h, w).
+            prepared: what it is of.
+            glass: share of the picture that is expected to be glass or mirrors, below 1; 0 does not ask the branch.
+        """
         disparity, known = prepared.start + self.decode(x), prepared.known
-        if self.surfaces is not None:
-            logit, surface = self.surfaces(self.seen(disparity, prepared), prepared.left)
-            share = torch.sigmoid(logit)
+        if glass and self.surfaces is not None:
+            evidence, surface = self.surfaces(self.seen(disparity, prepared), prepared.left)
+            share = torch.sigmoid(evidence + logit(glass))
             disparity = torch.lerp(disparity, surface, share)
             # What a matcher measured on glass is what lies behind it.
             known = known * (1 - functional.interpolate(share, scale_factor=float(FACTOR), mode="nearest"))

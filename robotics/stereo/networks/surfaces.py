@@ -1,9 +1,10 @@
 r"""Glass and mirrors, where the best match is of what lies behind or is reflected: what the whole picture tells.
 
-    d' = d + p (s - d),   p = sigmoid(g),   s = sum_i w_i c_i + r,
+    d' = d + p (s - d),   p = sigmoid(g + ln(q / (1 - q))),   s = sum_i w_i c_i + r,
     g, w, r = branch(left image, d, d_0, scores of the volume around d)
 
-d is the estimate at the end of a sampling, p the chance that glass or a mirror is seen, and s where its surface lies:
+d is the estimate at the end of a sampling, p the chance that glass or a mirror is seen where a share q of the picture
+is expected to be so (a bench of glassware is no street), and s where its surface lies:
 at a residual r from estimates c_i at the same place or at others of its column or row that the branch points to, as at
 the foot of a glass. Attention at a thirty-second of the size sees outlines and where things stand. Which disparities
 fit a little at a rim or a highlight is told at `OFFSETS` from d, more of them nearer than farther, since what is seen
@@ -15,6 +16,7 @@ Reference: Xu et al., GMFlow, 2022 (attention that carries an estimate to where 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -25,7 +27,6 @@ OFFSETS = range(-4, 17)  # quarter pixels from the estimate
 SEEN = 3 + 2 * len(OFFSETS)  # maps of `told`
 PLACE = 16.0  # quarter pixels that are 1 in a map
 LEAST = -12.0  # log-probability that is told apart
-UNLIKELY = -3.0  # logit of a surface before any training
 FARTHEST = 4.0  # of asinh(r / 4)
 HEAD = 32  # channels of a head of attention
 POINTERS = 2  # other places of the column, and as many of the row
@@ -52,12 +53,12 @@ class Surfaces(nn.Module):
         self.column, self.row = (_Pointers(3 * channels[0]) for _ in range(2))
         answer = nn.Conv2d(channels[0], 3 + 2 * POINTERS, 3, padding=1)
         nn.init.zeros_(answer.weight)
-        # At first nothing is a surface, and each would lie at the estimate.
-        answer.bias = nn.Parameter(torch.tensor([UNLIKELY, 0.0, 2.0] + 2 * POINTERS * [0.0]))
+        # At first nothing speaks for or against a surface, and each would lie at the estimate.
+        answer.bias = nn.Parameter(torch.tensor([0.0, 0.0, 2.0] + 2 * POINTERS * [0.0]))
         self.leave = nn.Sequential(nn.GroupNorm(8, channels[0]), nn.SiLU(), answer)
 
     def forward(self, maps: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logit g of a surface and where it lies, s in quarter pixels, (N, 1, h, w) each.
+        """Return the evidence g of a surface and where it lies, s in quarter pixels, (N, 1, h, w) each.
 
         Args:
             maps: of `told`, (N, SEEN, h, w); h and w multiples of 2^(levels - 1).
@@ -77,9 +78,14 @@ class Surfaces(nn.Module):
         x = self.up[0](context)
         seen = torch.cat([x, context], 1)
         along = self.column(seen, place), self.row(seen.transpose(2, 3), place.transpose(2, 3)).transpose(2, 3)
-        logit, residual, weights = self.leave(x).float().split([1, 1, 1 + 2 * POINTERS], 1)
+        evidence, residual, weights = self.leave(x).float().split([1, 1, 1 + 2 * POINTERS], 1)
         carried = (weights.softmax(1) * torch.cat([place, *along], 1)).sum(1, keepdim=True)
-        return logit, carried + 4 * torch.sinh(residual.clamp(-FARTHEST, FARTHEST))
+        return evidence, carried + 4 * torch.sinh(residual.clamp(-FARTHEST, FARTHEST))
+
+
+def logit(share: float) -> float:
+    """Return ln(q / (1 - q)) of a share between 0 and 1."""
+    return math.log(share / (1 - share))
 
 
 def told(place: Tensor, start: Tensor, known: Tensor, score: Tensor, fit: Tensor) -> Tensor:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robotics.stereo.camera import StereoCamera
+from robotics.stereo.pair import Surface
 from robotics.stereo.scenes import samples, shards
 from robotics.stereo.scenes.config import ScenesConfig
 from robotics.stereo.scenes.shards import generate
@@ -19,11 +21,12 @@ CAMERA = StereoCamera(128, 64, 100.0, 100.0, 63.5, 63.5, 31.5, 0.06)
 
 @pytest.fixture
 def make_scenes(tmp_path, monkeypatch):
-    """Return a function (name, scenes, seed) that writes a data set of planes with a box and gives its folder."""
+    """Return a function (name, scenes, seed) that writes a data set of planes with a mirror and gives its folder."""
 
     def known(config, width, height, seed, index):
         one = sample(10 * seed + index)
-        return replace(one, pair=replace(one.pair, camera=CAMERA), seed=index)
+        material = np.where(np.isnan(one.raw), Surface.MIRROR, Surface.DIFFUSE).astype(np.uint8)
+        return replace(one, pair=replace(one.pair, camera=CAMERA), material=material, seed=index)
 
     monkeypatch.setattr(samples, "make_sample", known)
     monkeypatch.setattr(shards, "SHARD", 2)

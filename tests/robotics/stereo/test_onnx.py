@@ -43,10 +43,10 @@ def model(tmp_path):
 
 def test_what_is_exported_samples_as_draw_does_call_after_call(model):
     one, loaded = pair(height=HEIGHT, width=WIDTH), load_stereo(model)
-    graph = SamplingGraph(loaded, (WIDTH, HEIGHT), 12, 3).eval()
+    graph = SamplingGraph(loaded, (WIDTH, HEIGHT), 12, 3, 0.1).eval()
     noise = torch.randn(graph.noise_shape(2), generator=torch.Generator().manual_seed(5))
     for first in (None, np.full((HEIGHT, WIDTH), 7.0, np.float32)):
-        expected = loaded.draw(loaded.look(one.left, one.right, first, 12), calls=3, samples=2, x=noise).disparity
+        expected = loaded.draw(loaded.look(one.left, one.right, first, 12, 0.1), calls=3, samples=2, x=noise).disparity
         with torch.no_grad():
             found = graph(*(torch.from_numpy(value) for value in inputs(one, first)), noise)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)  # px
@@ -58,7 +58,7 @@ def test_the_graph_gives_in_onnxruntime_what_draw_gives_with_and_without_a_first
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     path = tmp_path / "model.onnx"
-    given = ["--size", f"{WIDTH}x{HEIGHT}", "--max-disparity", 8, "--calls", 1, "--samples", 2]
+    given = ["--size", f"{WIDTH}x{HEIGHT}", "--max-disparity", 8, "--calls", 1, "--samples", 2, "--glass", 0.1]
     lines = call("export", model, *given, "-o", path)
     assert lines[-1] == str(path)
     assert float(lines[0].split()[1]) < 1e-3
@@ -78,7 +78,7 @@ def test_the_graph_gives_in_onnxruntime_what_draw_gives_with_and_without_a_first
     for first in (holed, None):
         values = dict(zip(("left", "right", "first", "known"), inputs(one, first), strict=True))
         (found,) = session.run(None, {**values, "noise": noise.numpy()})
-        view = loaded.look(one.left, one.right, first, 8)
+        view = loaded.look(one.left, one.right, first, 8, 0.1)
         expected = loaded.draw(view, calls=1, samples=2, x=noise).disparity.numpy()
         assert found.shape == (2, HEIGHT, WIDTH)
         assert np.abs(found - expected).max() < 1e-3
