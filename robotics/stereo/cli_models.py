@@ -62,7 +62,7 @@ def train(
     if export and not (folder / CHECKPOINT).is_file():
         raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
     scenes = SceneFolders(data, (settings.crop[1], settings.crop[0]))
-    first = None if start is None else read_stereo(start)
+    first = None if start is None else read_stereo(start).plain()
     if first is not None and first.config != settings.model:
         raise InputError(
             first.path, found="a model of another configuration", expected=f"that of {config}",

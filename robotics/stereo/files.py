@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from robotics.stereo.confidence import FittedConfidence
 from robotics.stereo.config import StereoConfig
 from robotics.stereo.model import StereoModel
 from robotics.stereo.networks import StereoNetwork
+from robotics.stereo.networks.surfaces import PREFIX
 from shared.errors import InputError
 from shared.files import atomic_path
 
@@ -45,6 +46,11 @@ class StereoFile:
     tensors: dict[str, Tensor]
     training: dict[str, Any]
     fitted: FittedConfidence | None
+
+    def plain(self) -> StereoFile:
+        """Return it without the branch for glass and mirrors, and without a confidence that may be of it."""
+        kept = {name: value for name, value in self.tensors.items() if not name.startswith(PREFIX)}
+        return replace(self, config=self.config.model_copy(update={"surfaces": ()}), tensors=kept, fitted=None)
 
     def model(self, device: torch.device | str = "cpu") -> StereoModel:
         """Return the model in evaluation mode; it runs in float32.

@@ -14,6 +14,7 @@ Step n draws everything random from the seed and n, and a checkpoint holds branc
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,13 +29,11 @@ from robotics.stereo.config import Settings, check_surfaces
 from robotics.stereo.crops import Crops
 from robotics.stereo.files import StereoFile, save_stereo
 from robotics.stereo.looked import Looked, LookedCrops
-from robotics.stereo.networks.surfaces import Surfaces, logit
+from robotics.stereo.networks.surfaces import PREFIX, Surfaces, logit
 from robotics.stereo.networks.upsample import FACTOR
 from robotics.stereo.training import Share
 from shared.errors import InputError
 from shared.training_run import begin_training, run_training, take_step
-
-BRANCH = "surfaces."  # before the names of its tensors
 
 
 class SurfacesTraining(Settings):
@@ -130,18 +129,20 @@ class SurfacesTrainer:
             torch.manual_seed(settings.seed)
             self.network = Surfaces(settings.channels)
         if start.config.surfaces == settings.channels:
-            self.network.load_state_dict(
-                {name.removeprefix(BRANCH): value.float() for name, value in start.tensors.items() if BRANCH in name}
-            )
+            branch = {name: value.float() for name, value in start.tensors.items() if name.startswith(PREFIX)}
+            self.network.load_state_dict({name.removeprefix(PREFIX): value for name, value in branch.items()})
         self.network.to(self.device)
-        origin = crops.fingerprint, start.sha256
         self.average, self.optimiser, self.facts = begin_training(
-            self.network, settings, self.folder, *(part.encode() for part in origin)
+            self.network, settings, self.folder, crops.fingerprint.encode(), start.sha256.encode()
         )
+        frozen = start.plain()
+        digest = hashlib.sha256(frozen.config.model_dump_json().encode())
+        for name in sorted(frozen.tensors):
+            digest.update(frozen.tensors[name].float().contiguous().numpy().tobytes())
         self.looked = LookedCrops(
-            start.model(device), crops, self.folder, count=settings.crops, size=settings.crop,
+            frozen.model(device), crops, self.folder, count=settings.crops, size=settings.crop,
             max_disparity=settings.max_disparity, raw=settings.raw, enlarged=settings.enlarged, seed=settings.seed,
-            origin=" ".join(origin), progress=progress,
+            origin=f"{crops.fingerprint} {digest.hexdigest()}", progress=progress,
         )  # fmt: skip
         self.share = self.looked.share()
         if not 0 < self.share < 1:
@@ -208,8 +209,7 @@ class SurfacesTrainer:
             origin: more facts: "data", the scenes as `SceneFolders.facts`, and "start", the model.
         """
         settings = self.settings
-        kept = {name: value for name, value in self.start.tensors.items() if not name.startswith(BRANCH)}
-        branch = {BRANCH + name: value for name, value in self.average.average.items()}
+        branch = {PREFIX + name: value for name, value in self.average.average.items()}
         facts = {
             "steps": self.step,
             "of_steps": settings.steps,
@@ -226,4 +226,10 @@ class SurfacesTrainer:
             "losses": self.facts["losses"],
             **(origin or {}),
         }
-        save_stereo(path, self.config, kept | branch, {**self.start.training, "surfaces": facts}, half=half)
+        save_stereo(
+            path,
+            self.config,
+            self.start.plain().tensors | branch,
+            {**self.start.training, "surfaces": facts},
+            half=half,
+        )

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -81,6 +81,13 @@ class StereoTraining(Settings):
     log_every: PositiveInt = 100
     checkpoint_minutes: NonNegativeFloat = 3.0
     seed: NonNegativeInt = 0
+
+    @field_validator("model")
+    @classmethod
+    def _plain(cls, model: StereoConfig) -> StereoConfig:
+        if model.surfaces:
+            raise ValueError("leave surfaces out: `fewstep stereo train-surfaces` adds them to a trained network")
+        return model
 
 
 class StereoTrainer:

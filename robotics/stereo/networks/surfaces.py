@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+PREFIX = "surfaces."  # of the names of its tensors in a `StereoNetwork`
 OFFSETS = range(-4, 17)  # quarter pixels from the estimate
 SEEN = 3 + 2 * len(OFFSETS)  # maps of `told`
 PLACE = 16.0  # quarter pixels that are 1 in a map

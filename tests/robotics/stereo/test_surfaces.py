@@ -23,6 +23,7 @@ from robotics.stereo.networks.surfaces import (
     PLACE,
     POINTER,
     POINTERS,
+    PREFIX,
     SEEN,
     Surfaces,
     _Attention,
@@ -30,7 +31,8 @@ from robotics.stereo.networks.surfaces import (
     told,
 )
 from robotics.stereo.pair import Surface
-from robotics.stereo.surfaces_training import BRANCH, SurfacesTrainer, SurfacesTraining
+from robotics.stereo.surfaces_training import SurfacesTrainer, SurfacesTraining
+from robotics.stereo.training import StereoTraining
 from shared.errors import InputError
 from tests.robotics.stereo.test_cli import call
 from tests.robotics.stereo.test_model import SHIFT, sample
@@ -97,7 +99,7 @@ def test_attention_is_the_softmax_of_scaled_products_and_sees_the_whole_map():
 def plain(network: StereoNetwork) -> StereoNetwork:
     """The same network without its branch."""
     other = StereoNetwork(SMALL).eval()
-    other.load_state_dict({name: value for name, value in network.state_dict().items() if BRANCH not in name})
+    other.load_state_dict({name: value for name, value in network.state_dict().items() if PREFIX not in name})
     return other
 
 
@@ -158,6 +160,8 @@ def test_sizes_that_cannot_be_are_refused():
             StereoConfig(surfaces=channels)
         with pytest.raises(ValidationError, match="multiples of 8"):
             SurfacesTraining(name="robotics/test", channels=channels, crops=1, steps=1)
+    with pytest.raises(ValidationError, match="train-surfaces"):
+        StereoTraining(name="robotics/test", model=WITH, steps=1)
 
 
 def test_training_finds_mirrors_by_their_look_leaves_the_rest_alone_and_goes_on_as_if_never_stopped(tmp_path, start):
@@ -188,6 +192,13 @@ def test_training_finds_mirrors_by_their_look_leaves_the_rest_alone_and_goes_on_
     assert (
         float(again.losses(every)["where"].detach()) < 0.5 * first["where"]
     )  # it begins with the branch that is there
+    # What the frozen network says does not depend on the branch: a second stage need not look again.
+    looks = sorted((tmp_path / "whole").glob("looked-*"))
+    (tmp_path / "second").mkdir()
+    for path in looks:
+        (tmp_path / "second" / path.name).symlink_to(path)
+    SurfacesTrainer(SETTINGS, made, crops, tmp_path / "second")
+    assert all(path.is_symlink() for path in (tmp_path / "second").glob("looked-*"))
     with pytest.raises(InputError, match="another configuration"):
         SurfacesTrainer(SETTINGS.model_copy(update={"seed": 1}), start, crops, tmp_path / "part")
 
@@ -249,7 +260,7 @@ def test_the_command_stops_goes_on_and_the_card_names_the_branch(tmp_path, make_
     assert "**Glass and mirrors**: a branch of" in card
     assert "% of them glass and mirrors, from 3 pairs: `a` (3 pairs of 128x64 pixels, seed 0); 4 of 4 steps" in card
     file = read_stereo(output)
-    branch = [name for name in file.tensors if name.startswith(BRANCH)]
+    branch = [name for name in file.tensors if name.startswith(PREFIX)]
     assert len(branch) == len(Surfaces((8, 32)).state_dict())
     log = [json.loads(line)["step"] for line in (tmp_path / "model" / "log.jsonl").read_text().splitlines()]
     assert log == [2, 4]
@@ -257,6 +268,13 @@ def test_the_command_stops_goes_on_and_the_card_names_the_branch(tmp_path, make_
     one = sample(5)
     view = drawn.look(one.pair.left, one.pair.right, one.raw, 32)
     assert drawn.draw(view, calls=1, generator=torch.Generator().manual_seed(0)).disparity.isfinite().all()
+    # Training of the whole network may begin with a model that has a branch; it is left behind.
+    whole = tmp_path / "whole.yaml"
+    values = {"name": "robotics/boxes", "model": SMALL.model_dump(mode="json"), "crop": [32, 64], "max_disparity": 32}
+    whole.write_text(yaml.safe_dump({**values, "steps": 1, "batch": 1}))
+    more = tmp_path / "more.safetensors"
+    call("train", whole, "--start", output, "--data", scenes, "-q", "-o", more)
+    assert read_stereo(more).config == SMALL
     # Other settings of the crops: what is in the folder is of no use.
     (tmp_path / "model" / "checkpoint.safetensors").unlink()
     config.write_text(config.read_text().replace("max_disparity: 32.0", "max_disparity: 24.0"))
