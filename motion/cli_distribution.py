@@ -11,7 +11,7 @@ import typer
 
 from motion.cli_models import require_safetensors
 from shared.errors import InputError
-from shared.options import Overwrite, Quiet
+from shared.options import Half, Overwrite, Quiet, Work
 
 if TYPE_CHECKING:
     from motion.clips import Motion
@@ -41,10 +41,8 @@ def train_encoder(
     ],
     data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Clips that `fewstep motion collect` wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Encoder to write: a .safetensors path.")],
-    work: Annotated[
-        Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
-    ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
+    work: Work = None,
+    half: Half = False,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared.errors import InputError
-from shared.options import Device, Json, Overwrite, Quiet, Seed
+from shared.options import Device, ExportOnly, Half, Json, Overwrite, Quiet, Seed, StopAt, Work
 
 if TYPE_CHECKING:
     from motion.goals import Hint
@@ -58,17 +58,13 @@ def train(
     ],
     data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Clips that `fewstep motion collect` wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Model to write: a .safetensors path.")],
-    work: Annotated[
-        Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
-    ] = None,
+    work: Work = None,
     base: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Of a control branch: what it steers; default: CONFIG's.")
     ] = None,
-    export: Annotated[
-        bool, typer.Option("--export", help="Write the weights of the last checkpoint and train no further.")
-    ] = False,
-    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Stop after this step, with a checkpoint.")] = None,
+    export: ExportOnly = False,
+    half: Half = False,
+    steps: StopAt = None,
     device: Device = "cpu",
     quiet: Quiet = False,
     overwrite: Overwrite = False,
@@ -83,16 +79,14 @@ def train(
     from shared.devices import resolve_device
     from shared.files import refuse_existing, require_writable
     from shared.progress import training_bar
-    from shared.training_run import CHECKPOINT
+    from shared.training_run import training_folder
 
     require_safetensors(output)
     for path in (output, output.with_suffix(".md")):
         refuse_existing(path, overwrite=overwrite)
         require_writable(path)
     settings = read_recipe(config, base)
-    folder = work or output.with_suffix("")
-    if export and not (folder / CHECKPOINT).is_file():
-        raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
+    folder = training_folder(output, work, export=export)
     trainer = trainer_of(settings, load_collection(data), folder, device=resolve_device(device))
     with training_bar(settings.name, settings.steps, trainer.step, hidden=quiet or export) as tell:
         trainer.run(stop_at=0 if export else steps, tell=tell)
@@ -107,10 +101,8 @@ def distil(
     output: Annotated[Path, typer.Option("--output", "-o", help="Student to write: a .safetensors path.")],
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 750,
     calls: Annotated[int, typer.Option(min=1, help="Of the teacher's sampling, whose end the student learns.")] = 4,
-    work: Annotated[
-        Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
-    ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
+    work: Work = None,
+    half: Half = False,
     seed: Seed = 0,
     device: Device = "cpu",
     quiet: Quiet = False,

@@ -24,10 +24,11 @@ from torch import Tensor
 from motion.actions import ACTION
 from motion.collection import Collection
 from motion.files import ModelFile
-from motion.training import MotionTrainer, MotionTraining, Share
+from motion.training import MotionTrainer, MotionTraining
 from motion.windows import Windows
 from shared.distillation.trajectory import HUBER, trajectory_end
 from shared.errors import InputError
+from shared.training_run import Share
 
 
 class StudentTraining(MotionTraining):

@@ -9,19 +9,18 @@ are seen, at the speed they were recorded at: a body that moves slower or backwa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from motion.actions import ACTIONS
 from motion.collection import Collection, real_clips, recorded
-from motion.config import Settings
 from motion.encoder import (
     BATCH,
     HALVINGS,
@@ -35,46 +34,27 @@ from motion.encoder import (
     windows_of,
 )
 from shared.errors import InputError
-from shared.training_run import begin_training, run_training, take_step
+from shared.training_run import Recipe, Share, TrainingRun
 
 LEAST = 0.02
 STRIDE = 15  # frames between windows of statistics and of held-out losses
 
 
-class EncoderTraining(Settings):
-    """Everything that decides a training.
+class EncoderTraining(Recipe):
+    """Everything that decides a training; a sample is a window.
 
     Attributes:
-        name: of the weights, "motion/<stem>".
         model: what is trained.
         held_out: names of clips that are not trained on; the losses are measured on them too.
-        steps: of the optimiser.
-        batch: windows a step.
-        learning_rate: largest, after the warm-up; it then falls to zero along a half cosine.
-        warmup: steps in which the rate rises from zero.
-        weight_decay: of AdamW.
-        clip_gradient: largest norm of the gradient.
-        average: largest decay of the average of weights that is exported.
         action_weight: w.
-        log_every: steps between two lines of the log.
-        checkpoint_minutes: time between two checkpoints.
-        seed: of weights and batches.
     """
 
-    name: str = Field(pattern=r"^[a-z_]+/[a-z0-9_]+$")
     model: EncoderConfig = EncoderConfig()
     held_out: tuple[str, ...] = ()
-    steps: PositiveInt
     batch: PositiveInt = 32
-    learning_rate: PositiveFloat = 1e-3
-    warmup: NonNegativeInt = 100
     weight_decay: NonNegativeFloat = 1e-2
-    clip_gradient: PositiveFloat = 1.0
-    average: float = Field(default=0.99, ge=0, le=1)
+    average: Share = 0.99
     action_weight: NonNegativeFloat = 0.1
-    log_every: PositiveInt = 100
-    checkpoint_minutes: NonNegativeFloat = 3.0
-    seed: NonNegativeInt = 0
 
 
 class _Learner(nn.Module):
@@ -98,7 +78,7 @@ class _Learner(nn.Module):
         return decoded, self.classify(found)
 
 
-class EncoderTrainer:
+class EncoderTrainer(TrainingRun):
     """A training in progress; it goes on where the folder's checkpoint stopped.
 
     Args:
@@ -109,6 +89,10 @@ class EncoderTrainer:
     Raises:
         InputError: clips of another rate, held-out clips that are not there, or a folder with another training.
     """
+
+    shown = "inputs"
+    settings: EncoderTraining
+    network: _Learner
 
     def __init__(self, settings: EncoderTraining, collection: Collection, folder: Path) -> None:
         if collection.fps != settings.model.fps:
@@ -131,14 +115,7 @@ class EncoderTrainer:
         statistics = self._windows(self.inputs).flatten(0, 1)
         self.network.encoder.mean.copy_(statistics.mean(0))
         self.network.encoder.spread.copy_(statistics.std(0).clamp(min=LEAST))
-        self.average, self.optimiser, self.facts = begin_training(
-            self.network, settings, self.folder, collection.fingerprint.encode()
-        )
-
-    @property
-    def step(self) -> int:
-        """Return the number of steps made."""
-        return int(self.facts["step"])
+        self.begin(collection.fingerprint.encode())
 
     def _windows(self, inputs: list[Tensor]) -> Tensor:
         """Return every `STRIDE`-th window of clips' inputs, (N, F, U)."""
@@ -165,23 +142,12 @@ class EncoderTrainer:
         inputs = seen_windows(torch.stack([self.inputs[clip][part] for clip, part in parts]), self.body.size)
         actions = torch.stack([self.clips[clip].actions[part] for clip, part in parts])
         losses = self.losses(inputs, actions, self.network)
-        take_step(self, losses["inputs"] + settings.action_weight * losses["actions"])
+        self.take_step(losses["inputs"] + settings.action_weight * losses["actions"])
         return {name: float(value.detach()) for name, value in losses.items()}
 
-    def run(self, *, stop_at: int | None = None, tell: Callable[[int, float], None] | None = None) -> None:
-        """Train to the end, or to step `stop_at`, with checkpoints.
-
-        Args:
-            stop_at: step after which to stop, with a checkpoint.
-            tell: called with step and the mean first loss at every line of the log.
-
-        Raises:
-            InputError: the loss is not finite.
-        """
-        run_training(self, "inputs", stop_at=stop_at, tell=tell, measure=self._held_out)
-
     @torch.no_grad()
-    def _held_out(self) -> dict[str, float]:
+    def measured(self) -> dict[str, float]:
+        """Return the losses on held-out clips, if there are any."""
         if not self.held_out:
             return {}
         actions = torch.cat([clip.actions.unfold(0, self.settings.model.frames, STRIDE) for clip in self.held_out])
@@ -203,21 +169,12 @@ class EncoderTrainer:
         return MotionEncoder(self.settings.model, self.body, network, self._facts(network), self.settings.name)
 
     def _facts(self, network: EncoderNetwork) -> dict[str, Any]:
-        settings = self.settings
         return {
-            "name": settings.name,
-            "steps": self.step,
-            "of_steps": settings.steps,
-            "batch": settings.batch,
-            "learning_rate": settings.learning_rate,
-            "average": settings.average,
-            "action_weight": settings.action_weight,
-            "seed": settings.seed,
-            "seconds": round(self.facts["seconds"]),
+            **self.recipe_facts(),
+            "action_weight": self.settings.action_weight,
             "parameters": sum(value.numel() for value in network.parameters()),
-            "held_out": list(settings.held_out),
+            "held_out": list(self.settings.held_out),
             "data": recorded(self.clips, self.collection.fps),
-            "losses": self.facts["losses"],
         }
 
     def export(self, path: Path, *, half: bool = False, origin: Mapping[str, Any] | None = None) -> None:

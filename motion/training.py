@@ -16,72 +16,53 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from motion.actions import ACTION, ACTIONS
 from motion.anatomy import resting_heights
 from motion.collection import Collection, recorded
-from motion.config import MotionConfig, Settings
+from motion.config import MotionConfig
 from motion.files import ModelFile, save_model
 from motion.network import MotionTransformer
 from motion.windows import Windows, WindowSource
 from shared.denoiser import Denoiser
 from shared.errors import InputError
 from shared.process import Time
-from shared.training_run import begin_training, run_training, take_step
+from shared.training_run import Recipe, Share, TrainingRun
 
 LEAST = 0.02
 STATISTICS_WINDOWS, HELD_OUT_WINDOWS = 512, 64
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class MotionTraining(Settings):
-    """Everything that decides a training.
+class MotionTraining(Recipe):
+    """Everything that decides a training; a sample is a window.
 
     Attributes:
-        name: of the weights, "motion/<stem>".
         model: what is trained.
         held_out: names of clips that are not trained on; the loss is measured on them too.
         speeds: slowest and fastest that a window is played, in units of the recording.
-        steps: of the optimiser.
-        batch: windows a step.
-        learning_rate: largest, after the warm-up; it then falls to zero along a half cosine.
-        warmup: steps in which the rate rises from zero.
-        weight_decay: of AdamW.
-        clip_gradient: largest norm of the gradient.
-        average: largest decay of the average of weights that is exported.
         unlabelled: share of windows whose actions are not told.
         position_weight: w_p.
         velocity_weight: w_v.
         rest_weight: w_r.
-        log_every: steps between two lines of the log.
-        checkpoint_minutes: time between two checkpoints.
-        seed: of weights and batches.
     """
 
-    name: str = Field(pattern=r"^[a-z_]+/[a-z0-9_]+$")
     model: MotionConfig = MotionConfig()
     held_out: tuple[str, ...] = ()
     speeds: tuple[PositiveFloat, PositiveFloat] = (0.8, 1.2)
-    steps: PositiveInt
     batch: PositiveInt = 32
     learning_rate: PositiveFloat = 4e-4
     warmup: NonNegativeInt = 200
     weight_decay: NonNegativeFloat = 1e-2
-    clip_gradient: PositiveFloat = 1.0
-    average: Share = 0.999
     unlabelled: Share = 0.1
     position_weight: NonNegativeFloat = 4.0
     velocity_weight: NonNegativeFloat = 0.05
     rest_weight: NonNegativeFloat = 0.1
-    log_every: PositiveInt = 100
-    checkpoint_minutes: NonNegativeFloat = 3.0
-    seed: NonNegativeInt = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +84,7 @@ class Guess:
     real: Tensor
 
 
-class MotionTrainer:
+class MotionTrainer(TrainingRun):
     """A training in progress; it goes on where the folder's checkpoint stopped.
 
     Args:
@@ -116,6 +97,9 @@ class MotionTrainer:
     Raises:
         InputError: clips of another rate, held-out clips that are not there, or a folder with another training.
     """
+
+    shown = "features"
+    settings: MotionTraining
 
     def __init__(
         self,
@@ -150,14 +134,7 @@ class MotionTrainer:
             "rests": settings.rest_weight,
         }  # fmt: skip
         begun_with = b"" if start is None else start.sha256.encode()
-        self.average, self.optimiser, self.facts = begin_training(
-            self.network, settings, self.folder, self.identity().encode(), begun_with
-        )
-
-    @property
-    def step(self) -> int:
-        """Return the number of steps made."""
-        return int(self.facts["step"])
+        self.begin(self.identity().encode(), begun_with)
 
     def new_network(self) -> torch.nn.Module:
         """Return what learns, at its start; numbers are drawn from torch's generator."""
@@ -234,7 +211,7 @@ class MotionTrainer:
         shortest, longest = settings.model.frames
         windows = self.source.draw(settings.batch, int(source.integers(shortest, longest + 1)), source)
         losses = self.losses(windows.to(self.device), source, self.network)
-        take_step(self, self.total(losses))
+        self.take_step(self.total(losses))
         return {name: float(value.detach()) for name, value in losses.items()}
 
     @torch.no_grad()
@@ -252,19 +229,8 @@ class MotionTrainer:
         network.load_state_dict(self.average.average)
         return float(self.losses(windows.to(self.device), source, network)["features"])
 
-    def run(self, *, stop_at: int | None = None, tell: Callable[[int, float], None] | None = None) -> None:
-        """Train to the end, or to step `stop_at`, with checkpoints.
-
-        Args:
-            stop_at: step after which to stop, with a checkpoint.
-            tell: called with step and the mean first loss at every line of the log.
-
-        Raises:
-            InputError: the loss is not finite.
-        """
-        run_training(self, "features", stop_at=stop_at, tell=tell, measure=self._held_out)
-
-    def _held_out(self) -> dict[str, float]:
+    def measured(self) -> dict[str, float]:
+        """Return the loss on held-out clips, if there are any."""
         return {} if self.held_out is None else {"held_out": self.held_out_loss()}
 
     def export(self, path: Path, *, half: bool = False, origin: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -282,23 +248,13 @@ class MotionTrainer:
 
     def training_facts(self) -> dict[str, Any]:
         """Return what was trained on what and how, JSON types."""
-        settings = self.settings
         trained = {clip.source: clip for clip in self.source.clips}
         return {
-            "name": settings.name,
-            "steps": self.step,
-            "of_steps": settings.steps,
-            "batch": settings.batch,
-            "learning_rate": settings.learning_rate,
-            "average": settings.average,
-            "seed": settings.seed,
-            "seconds": round(self.facts["seconds"]),
-            "parameters": sum(value.numel() for value in self.network.parameters()),
+            **self.recipe_facts(),
             "clips": len(trained),
-            "held_out": list(settings.held_out),
+            "held_out": list(self.settings.held_out),
             "data": recorded(self.source.clips, self.collection.fps),
             "action_seconds": self.collection.seconds(),
-            "losses": self.facts["losses"],
             "foot_heights_m": self._foot_heights(),
         }
 

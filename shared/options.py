@@ -17,6 +17,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers as a flat JSON object.")
 ]
+Work = Annotated[
+    Path | None, typer.Option("--work", help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
+]
+ExportOnly = Annotated[
+    bool, typer.Option("--export", help="Write the weights of the last checkpoint and train no further.")
+]
+Half = Annotated[bool, typer.Option("--half", help="Store the weights in float16.")]
+StopAt = Annotated[int | None, typer.Option("--steps", help="Stop after this step, with a checkpoint.")]
 
 
 def number_or_word(text: str) -> float | str:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shared.options import Device, Json, Overwrite, Quiet, Seed
+from shared.options import Device, Half, Json, Overwrite, Quiet, Seed
 
 SEGMENTER = "medical/brain_segmenter"
 
@@ -92,7 +92,7 @@ def train_segmenter(
     work: Annotated[
         Path | None, typer.Option(help="Folder of heads, checkpoint and log; default: OUTPUT without its suffix.")
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
+    half: Half = False,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:

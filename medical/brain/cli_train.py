@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shared.errors import InputError
-from shared.options import Device, Overwrite, Quiet
+from shared.options import Device, ExportOnly, Half, Overwrite, Quiet, StopAt
 
 
 def train(
@@ -23,11 +22,9 @@ def train(
     start: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Begin with this model, of the same model: section of CONFIG.")
     ] = None,
-    export: Annotated[
-        bool, typer.Option("--export", help="Write the weights of the last checkpoint and train no further.")
-    ] = False,
-    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Stop after this step, with a checkpoint.")] = None,
+    export: ExportOnly = False,
+    half: Half = False,
+    steps: StopAt = None,
     device: Device = "cpu",
     quiet: Quiet = False,
     overwrite: Overwrite = False,
@@ -43,13 +40,11 @@ def train(
     from shared.devices import resolve_device
     from shared.files import require_new_weights
     from shared.progress import training_bar
-    from shared.training_run import CHECKPOINT
+    from shared.training_run import training_folder
 
     require_new_weights(output, overwrite=overwrite)
     settings = load_config(config, BrainTraining)
-    folder = work or output.with_suffix("")
-    if export and not (folder / CHECKPOINT).is_file():
-        raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
+    folder = training_folder(output, work, export=export)
 
     def making(done: int, total: int) -> None:
         if done % 100 == 0 or done == total:

@@ -10,12 +10,12 @@ for small ones: a share of a thousandth in every voxel of the air costs the othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from medical.brain.anatomy import subject_of
@@ -28,53 +28,35 @@ from medical.brain.segmenter import (
     standardised,
 )
 from medical.brain.segmenter_data import LabelledHead, labelled_heads, varied
-from shared.training_run import begin_training, run_training, take_step
+from shared.training_run import Recipe, Share, TrainingRun
 
 HEADS_OF_SCORES = 24
 LEAST_VOXELS = 2.0  # c
 
 
-class SegmenterTraining(BaseModel):
-    """Everything that decides a training.
+class SegmenterTraining(Recipe):
+    """Everything that decides a training; a sample is a head.
 
     Attributes:
-        name: of the weights, "medical/<stem>".
         model: what is trained.
         held_out: names of label maps that are not trained on, without suffix; scores are of them.
         heads: simulated.
-        steps: of the optimiser.
-        batch: heads a step.
-        learning_rate: largest, after the warm-up; it then falls to zero along a half cosine.
-        warmup: steps in which the rate rises from zero.
-        weight_decay: of AdamW.
-        clip_gradient: largest norm of the gradient.
-        average: largest decay of the average of weights that is exported.
         volume_weight: w.
-        log_every: steps between two lines of the log.
-        checkpoint_minutes: time between two checkpoints.
-        seed: of heads, weights and batches.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(pattern=r"^[a-z_]+/[a-z0-9_]+$")
     model: SegmenterConfig = SegmenterConfig()
     held_out: tuple[str, ...] = ()
     heads: PositiveInt
-    steps: PositiveInt
     batch: PositiveInt = 1
     learning_rate: PositiveFloat = 3e-3
     warmup: NonNegativeInt = 50
-    weight_decay: NonNegativeFloat = 1e-4
-    clip_gradient: PositiveFloat = 1.0
-    average: float = Field(default=0.995, ge=0, le=1)
+    average: Share = 0.995
     volume_weight: NonNegativeFloat = 0.5
     log_every: PositiveInt = 50
     checkpoint_minutes: NonNegativeFloat = 2.0
-    seed: NonNegativeInt = 0
 
 
-class SegmenterTrainer:
+class SegmenterTrainer(TrainingRun):
     """A training in progress; it goes on where the folder's checkpoint stopped.
 
     Args:
@@ -86,6 +68,10 @@ class SegmenterTrainer:
     Raises:
         InputError: label maps that cannot be read, or a folder with another training.
     """
+
+    shown = "entropy"
+    settings: SegmenterTraining
+    network: SegmenterNetwork
 
     def __init__(
         self, settings: SegmenterTraining, maps: Sequence[Path], folder: Path, *, progress: bool = False
@@ -100,27 +86,19 @@ class SegmenterTrainer:
             torch.manual_seed(settings.seed)
             self.network = SegmenterNetwork(settings.model)
         names = " ".join(path.name for path in self.maps)
-        self.average, self.optimiser, self.facts = begin_training(self.network, settings, self.folder, names.encode())
+        self.begin(names.encode())
 
     def train_step(self) -> dict[str, float]:
         """Make one step and return its losses."""
-        source = np.random.default_rng(np.random.SeedSequence([self.settings.seed, 1, int(self.facts["step"])]))
+        source = np.random.default_rng(np.random.SeedSequence([self.settings.seed, 1, self.step]))
         chosen = source.integers(len(self.heads), size=self.settings.batch)
         heads = [varied(self.heads[number], self.settings.model, source) for number in chosen]
         x, shares = torch.stack([head.x for head in heads]), torch.stack([head.shares for head in heads])
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.network(standardised(x[:, None]))
         losses = losses_of(logits.float(), shares)
-        take_step(self, losses["entropy"] + losses["overlap"] + self.settings.volume_weight * losses["volumes"])
+        self.take_step(losses["entropy"] + losses["overlap"] + self.settings.volume_weight * losses["volumes"])
         return {name: float(value.detach()) for name, value in losses.items()}
-
-    def run(self, *, stop_at: int | None = None, tell: Callable[[int, float], None] | None = None) -> None:
-        """Train to the end, or to step `stop_at`, with checkpoints; `tell` hears step and mean entropy.
-
-        Raises:
-            InputError: the loss is not finite.
-        """
-        run_training(self, "entropy", stop_at=stop_at, tell=tell)
 
     def segmenter(self) -> BrainSegmenter:
         """Return the segmenter of the averaged weights, with the typical features of the training's heads."""
@@ -131,15 +109,10 @@ class SegmenterTrainer:
         found = torch.cat([made.shares_and_raw_features(head.x.float())[1] for head in self.heads])
         made.typical = torch.stack([found.mean(0), found.std(0).clamp_min(1e-3)])
         made.facts = {
-            "name": settings.name,
-            "steps": int(self.facts["step"]),
-            **settings.model_dump(include={"batch", "learning_rate", "average", "volume_weight", "heads", "seed"}),
-            "of_steps": settings.steps,
-            "seconds": round(self.facts["seconds"]),
-            "parameters": sum(value.numel() for value in network.parameters()),
+            **self.recipe_facts(),
+            **settings.model_dump(include={"volume_weight", "heads"}),
             "anatomies": [subject_of(path) for path in self.maps],
             "held_out": [subject_of(path) for path in self.held_out],
-            "losses": self.facts["losses"],
         }
         return made
 

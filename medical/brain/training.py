@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from medical.brain.conditions import numbers_told, told
@@ -34,18 +34,16 @@ from medical.simulation.contrast import Contrast
 from shared.errors import InputError
 from shared.predictions import conversion, convert
 from shared.process import along_batch
-from shared.training_run import begin_training, run_training, take_step
+from shared.training_run import Recipe, Share, TrainingRun
 
 MEASURED = 16  # heads in each of the two losses of the log
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class BrainTraining(BaseModel):
-    """Everything that decides a training.
+class BrainTraining(Recipe):
+    """Everything that decides a training; a sample is a volume.
 
     Attributes:
         kind: "brain".
-        name: of the weights, "medical/<stem>".
         model: what is trained.
         data: files below the data folder, with their licences.
         held_out: subjects that are not trained on; the loss is measured on them.
@@ -57,23 +55,10 @@ class BrainTraining(BaseModel):
         logit_std: see `levels`.
         min_snr: gamma of min-SNR; None weighs every level alike.
         unknown: share of volumes of which no condition is told; of the rest, each is hidden as often.
-        steps: of the optimiser.
-        batch: volumes a step.
-        learning_rate: largest, after the warm-up; it then falls to zero along a half cosine.
-        warmup: steps in which the rate rises from zero.
-        weight_decay: of AdamW.
-        clip_gradient: largest norm of the gradient.
-        average: largest decay of the average of weights that is exported.
         precision: "bfloat16" computes convolutions in it (autocast).
-        log_every: steps between two lines of the log.
-        checkpoint_minutes: time between two checkpoints.
-        seed: of weights, heads and batches.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["brain"] = "brain"
-    name: str = Field(pattern=r"^[a-z_]+/[a-z0-9_]+$")
     model: BrainConfig
     data: Annotated[tuple[Source, ...], Field(min_length=1)]
     held_out: tuple[str, ...] = ()
@@ -85,20 +70,15 @@ class BrainTraining(BaseModel):
     logit_std: PositiveFloat = 1.0
     min_snr: PositiveFloat | None = None
     unknown: Share = 0.2
-    steps: PositiveInt
-    batch: PositiveInt = 4
-    learning_rate: PositiveFloat = 1e-3
     warmup: NonNegativeInt = 50
     weight_decay: NonNegativeFloat = 0.0
-    clip_gradient: PositiveFloat = 1.0
     average: Share = 0.995
     precision: Literal["float32", "bfloat16"] = "float32"
     log_every: PositiveInt = 25
     checkpoint_minutes: NonNegativeFloat = 2.0
-    seed: NonNegativeInt = 0
 
 
-class BrainTrainer:
+class BrainTrainer(TrainingRun):
     """A training in progress; it goes on where the folder's checkpoint stopped.
 
     Args:
@@ -114,6 +94,9 @@ class BrainTrainer:
         InputError: heads of another size, a condition that no head has a value of, a start of another configuration, or
             a folder with another training.
     """
+
+    shown = "loss"
+    settings: BrainTraining
 
     def __init__(
         self,
@@ -154,9 +137,7 @@ class BrainTrainer:
         self.network.to(self.device)
         origin_of_heads = json.dumps([heads.subjects, heads.numbers, heads.words]).encode()
         begun_with = b"" if start is None else start.sha256.encode()
-        self.average, self.optimiser, self.facts = begin_training(
-            self.network, settings, self.folder, origin_of_heads, begun_with
-        )
+        self.begin(origin_of_heads, begun_with)
 
     def _begin_with(self, start: BrainModel) -> None:
         if start.config != self.settings.model or not isinstance(start.network, torch.nn.Module):
@@ -166,11 +147,6 @@ class BrainTrainer:
             )  # fmt: skip
         self.network.load_state_dict(start.network.state_dict())
         self.origin["begun_with"] = {"name": start.name, "sha256": start.sha256, **start.training}
-
-    @property
-    def step(self) -> int:
-        """Return the number of steps made."""
-        return int(self.facts["step"])
 
     def train_step(self) -> dict[str, float]:
         """Make one step and return its loss."""
@@ -182,7 +158,7 @@ class BrainTrainer:
             flip = torch.from_numpy(source.random(len(x0)) < 0.5)[:, None, None, None, None]
             x0 = torch.where(flip, x0.flip(2), x0)
         loss = self.losses(x0, self._levels(len(x0), source), self._hidden(chosen, source), source).mean()
-        take_step(self, loss)
+        self.take_step(loss)
         return {"loss": float(loss.detach())}
 
     def losses(
@@ -262,18 +238,6 @@ class BrainTrainer:
             found[name] = float(torch.cat(losses).mean())
         return found
 
-    def run(self, *, stop_at: int | None = None, tell: Callable[[int, float], None] | None = None) -> None:
-        """Train to the end, or to step `stop_at`, with checkpoints.
-
-        Args:
-            stop_at: step after which to stop, with a checkpoint.
-            tell: called with step and mean loss at every line of the log.
-
-        Raises:
-            InputError: the loss is not finite.
-        """
-        run_training(self, "loss", stop_at=stop_at, tell=tell, measure=self.measured)
-
     def export(self, path: Path, *, half: bool = False) -> dict[str, Any]:
         """Write the averaged weights as a model file and return the facts in its header.
 
@@ -291,11 +255,7 @@ class BrainTrainer:
         told_of = {condition.name for condition in settings.model.conditions}
         values = {name: [v for v in column if not math.isnan(v)] for name, column in self.heads.numbers.items()}
         return {
-            "name": settings.name,
-            "steps": self.step,
-            "of_steps": settings.steps,
-            "seconds": round(self.facts["seconds"]),
-            "parameters": sum(value.numel() for value in self.network.parameters()),
+            **self.recipe_facts(),
             "recipe": settings.model_dump(mode="json", exclude={"name", "kind", "model", "data", "held_out"}),
             "heads": len(self.heads),
             "subjects": sorted(set(self.heads.subjects)),
@@ -306,7 +266,6 @@ class BrainTrainer:
                 for name, column in values.items()
                 if name in told_of and column
             },
-            "losses": self.facts["losses"],
             **self.origin,
         }
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shared.options import Device, Overwrite, Quiet
+from shared.options import Device, ExportOnly, Overwrite, Quiet
 
 
 def train(
@@ -21,9 +21,7 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Checkpoint, log and pictures; default: OUTPUT without its suffix.")
     ] = None,
-    export: Annotated[
-        bool, typer.Option("--export", help="Write the weights of the last checkpoint and train no further.")
-    ] = False,
+    export: ExportOnly = False,
     device: Device = "cpu",
     quiet: Quiet = False,
     overwrite: Overwrite = False,

@@ -9,7 +9,7 @@ import typer
 
 from robotics.policy import cli_worlds
 from shared.errors import InputError
-from shared.options import Device, Json, Overwrite, Quiet, Seed
+from shared.options import Device, ExportOnly, Half, Json, Overwrite, Quiet, Seed, StopAt, Work
 
 if TYPE_CHECKING:
     from robotics.policy.episodes import Episodes
@@ -43,25 +43,22 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Policy to write: a .safetensors path.")],
     topics: Topics = None,
     mask: Mask = None,
-    work: Annotated[
-        Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
-    ] = None,
-    export: Annotated[
-        bool, typer.Option("--export", help="Write the weights of the last checkpoint and train no further.")
-    ] = False,
-    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Stop after this step, with a checkpoint.")] = None,
+    work: Work = None,
+    export: ExportOnly = False,
+    half: Half = False,
+    steps: StopAt = None,
     device: Device = "cpu",
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a policy on recorded demonstrations; run again to go on after a stop. Writes OUTPUT and its card (.md)."""
     from robotics.policy.card import write_card
-    from robotics.policy.training import CHECKPOINT, PolicyTrainer, PolicyTraining
+    from robotics.policy.training import PolicyTrainer, PolicyTraining
     from shared.config import load_config
     from shared.devices import resolve_device
     from shared.files import refuse_existing, require_writable
     from shared.progress import training_bar
+    from shared.training_run import training_folder
 
     if output.suffix != ".safetensors":
         raise InputError(output, found=f"the suffix {output.suffix!r}", expected=".safetensors", fix="Rename it.")
@@ -69,9 +66,7 @@ def train(
         refuse_existing(path, overwrite=overwrite)
         require_writable(path)
     settings = load_config(config, PolicyTraining)
-    folder = work or output.with_suffix("")
-    if export and not (folder / CHECKPOINT).is_file():
-        raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
+    folder = training_folder(output, work, export=export)
     names = [*(field.name for field in settings.policy.observation), settings.policy.action.name]
     trainer = PolicyTrainer(settings, _read(data, names, topics, mask), folder, device=resolve_device(device))
     with training_bar(settings.name, settings.steps, trainer.step, hidden=quiet or export) as tell:
@@ -89,9 +84,7 @@ def distil(
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 6000,
     topics: Topics = None,
     mask: Mask = None,
-    work: Annotated[
-        Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
-    ] = None,
+    work: Work = None,
     seed: Seed = 0,
     device: Device = "cpu",
     quiet: Quiet = False,

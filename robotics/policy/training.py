@@ -41,8 +41,8 @@ from shared.errors import InputError
 from shared.process import standard_normal
 from shared.replay import Replayed
 from shared.training import AveragedWeights, rate_share
+from shared.training_run import CHECKPOINT
 
-CHECKPOINT = "checkpoint.safetensors"
 VALIDATION_WINDOWS = 1024
 VALIDATION_SEED = 1_000_003  # of no training
 READ_EVERY = 50  # steps

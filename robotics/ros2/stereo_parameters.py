@@ -101,6 +101,6 @@ def read(values: dict[str, Any]) -> StereoNodeSettings:
 def different(fitted: Mapping[str, Any], settings: StereoNodeSettings) -> str:
     """Return the settings of a fit of a confidence that the node's are not, for people; "" where they agree."""
     asked = settings.estimate.model_dump(mode="json") | {"scale": settings.scale, "video": settings.video is not None}
-    ours = {"scale": 1.0, "video": False} | dict(fitted)
+    ours = {"scale": 1.0, "video": False, "glass": 0.0} | dict(fitted)
     names = ("calls", "samples", "first", "enlarge", "glass", "scale", "video")
     return ", ".join(f"{name} {ours[name]}" for name in names if name in ours and ours[name] != asked[name])

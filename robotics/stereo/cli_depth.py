@@ -163,7 +163,8 @@ def _warnings(report: PairReport, file: StereoFile, settings: EstimateSettings) 
     found = [f"{finding.found}. {finding.fix}" for finding in report.findings]
     if file.fitted is None:
         return [*found, "The model has no fitted confidence: run `fewstep stereo calibrate`."]
-    fitted, asked = file.fitted.settings, settings.model_dump(mode="json")
+    asked = settings.model_dump(mode="json")
+    fitted = {"glass": 0.0} | file.fitted.settings  # files of before the branch for glass do not say
     names = [name for name in fitted if name != "max_disparity" and fitted[name] != asked[name]]
     if names:
         other = ", ".join(f"{name} {fitted[name]}" for name in names)

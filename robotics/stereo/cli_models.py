@@ -21,7 +21,7 @@ from robotics.stereo.options import (
     size_of,
 )
 from shared.errors import InputError
-from shared.options import Device, Json, Overwrite, Quiet, Seed
+from shared.options import Device, ExportOnly, Half, Json, Overwrite, Quiet, Seed, StopAt, Work
 
 
 def train(
@@ -30,17 +30,13 @@ def train(
     ],
     data: Scenes,
     output: Annotated[Path, typer.Option("--output", "-o", help="Model to write: a .safetensors path.")],
-    work: Annotated[
-        Path | None, typer.Option(help="Folder of checkpoint and log; default: OUTPUT without its suffix.")
-    ] = None,
-    export: Annotated[
-        bool, typer.Option("--export", help="Write the weights of the last checkpoint and train no further.")
-    ] = False,
+    work: Work = None,
+    export: ExportOnly = False,
     start: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Begin with its weights; default: random ones.")
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Stop after this step, with a checkpoint.")] = None,
+    half: Half = False,
+    steps: StopAt = None,
     device: Device = "cpu",
     quiet: Quiet = False,
     overwrite: Overwrite = False,
@@ -54,13 +50,11 @@ def train(
     from shared.config import load_config
     from shared.devices import resolve_device
     from shared.progress import training_bar
-    from shared.training_run import CHECKPOINT
+    from shared.training_run import training_folder
 
     _require_new_model(output, overwrite=overwrite)
     settings = load_config(config, StereoTraining)
-    folder = work or output.with_suffix("")
-    if export and not (folder / CHECKPOINT).is_file():
-        raise InputError(folder, found="no checkpoint", expected="one to export", fix="Train first, or give --work.")
+    folder = training_folder(output, work, export=export)
     scenes = SceneFolders(data, (settings.crop[1], settings.crop[0]))
     first = None if start is None else read_stereo(start).plain()
     if first is not None and first.config != settings.model:
@@ -91,8 +85,8 @@ def train_surfaces(
     work: Annotated[
         Path | None, typer.Option(help="Folder of crops, checkpoint and log; default: OUTPUT without its suffix.")
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Stop after this step, with a checkpoint.")] = None,
+    half: Half = False,
+    steps: StopAt = None,
     device: Device = "cpu",
     quiet: Quiet = False,
     overwrite: Overwrite = False,
@@ -168,7 +162,9 @@ def calibrate(
         guidance=guidance_of(guidance),
     )
     file, folders = read_stereo(model), SceneFolders(data)
-    seen = {part["seed"] for part in file.training.get("data", [])} & {part["seed"] for part in folders.facts()}
+    trained = (file.training, file.training.get("surfaces", {}))
+    seen = {part["seed"] for facts in trained for part in facts.get("data", [])}
+    seen &= {part["seed"] for part in folders.facts()}
     if seen:
         typer.echo(f"warning: the model was trained on scenes of seed {min(seen)}: give others", err=True)
     fitted = calibrate_confidence(

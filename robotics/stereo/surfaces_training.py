@@ -15,75 +15,54 @@ Step n draws everything random from the seed and n, and a checkpoint holds branc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 from torch.nn import functional
 
-from robotics.stereo.config import Settings, check_surfaces
+from robotics.stereo.config import check_surfaces
 from robotics.stereo.crops import Crops
 from robotics.stereo.files import StereoFile, save_stereo
 from robotics.stereo.looked import Looked, LookedCrops
 from robotics.stereo.networks.surfaces import PREFIX, Surfaces, logit
 from robotics.stereo.networks.upsample import FACTOR
-from robotics.stereo.training import Share
 from shared.errors import InputError
-from shared.training_run import begin_training, run_training, take_step
+from shared.training_run import Recipe, Share, TrainingRun
 
 
-class SurfacesTraining(Settings):
-    """Everything that decides a training.
+class SurfacesTraining(Recipe):
+    """Everything that decides a training; a sample is a crop.
 
     Attributes:
-        name: of the weights, "robotics/<stem>".
         channels: of the branch's levels, as `StereoConfig.surfaces`.
         crop: height and width of what is cut out of a scene, px, multiples of the model's `multiple`.
         crops: number of them; each is seen many times.
         max_disparity: of the cost volume, px.
         raw: share of crops that begin from the raw map; half of them with more holes.
         enlarged: share of crops that are cut out smaller, by up to 2, and enlarged.
-        steps: of the optimiser.
-        batch: crops a step.
-        learning_rate: largest, after the warm-up; it then falls to zero along a half cosine.
-        warmup: steps in which the rate rises from zero.
-        weight_decay: of AdamW.
-        clip_gradient: largest norm of the gradient.
-        average: largest decay of the average of weights that is exported.
         hard_weight: w_h.
         alone_weight: w_a.
         where_weight: w_p.
         bfloat16: compute in it, nearly twice as fast on processors that have it.
-        log_every: steps between two lines of the log.
-        checkpoint_minutes: time between two checkpoints.
-        seed: of weights, crops and batches.
     """
 
-    name: str = Field(pattern=r"^[a-z_]+/[a-z0-9_]+$")
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (16, 48, 72, 96)
     crop: tuple[PositiveInt, PositiveInt] = (224, 320)
     crops: PositiveInt
     max_disparity: PositiveFloat = 96.0
     raw: Share = 0.85
     enlarged: Share = 0.3
-    steps: PositiveInt
-    batch: PositiveInt = 4
     learning_rate: PositiveFloat = 1.5e-3
-    warmup: NonNegativeInt = 100
     weight_decay: NonNegativeFloat = 1e-3
-    clip_gradient: PositiveFloat = 1.0
-    average: Share = 0.999
     hard_weight: NonNegativeFloat = 2.0
     alone_weight: NonNegativeFloat = 0.3
     where_weight: NonNegativeFloat = 0.5
     bfloat16: bool = True
-    log_every: PositiveInt = 100
-    checkpoint_minutes: NonNegativeFloat = 3.0
-    seed: NonNegativeInt = 0
 
     @field_validator("channels")
     @classmethod
@@ -92,7 +71,7 @@ class SurfacesTraining(Settings):
         return channels
 
 
-class SurfacesTrainer:
+class SurfacesTrainer(TrainingRun):
     """A training in progress; it goes on where the folder's checkpoint stopped.
 
     Args:
@@ -106,6 +85,10 @@ class SurfacesTrainer:
     Raises:
         InputError: crops that do not fit the model, or without glass and mirrors, or a folder with another training.
     """
+
+    shown = "estimate"
+    settings: SurfacesTraining
+    network: Surfaces
 
     def __init__(
         self,
@@ -132,9 +115,7 @@ class SurfacesTrainer:
             branch = {name: value.float() for name, value in start.tensors.items() if name.startswith(PREFIX)}
             self.network.load_state_dict({name.removeprefix(PREFIX): value for name, value in branch.items()})
         self.network.to(self.device)
-        self.average, self.optimiser, self.facts = begin_training(
-            self.network, settings, self.folder, crops.fingerprint.encode(), start.sha256.encode()
-        )
+        self.begin(crops.fingerprint.encode(), start.sha256.encode())
         frozen = start.plain()
         digest = hashlib.sha256(frozen.config.model_dump_json().encode())
         for name in sorted(frozen.tensors):
@@ -150,11 +131,6 @@ class SurfacesTrainer:
                 "scenes", found=f"a share of {self.share:g} of glass and mirrors", expected="some, and something else",
                 fix="Generate scenes with both (configs/robotics/stereo_glass.yaml).",
             )  # fmt: skip
-
-    @property
-    def step(self) -> int:
-        """Return the number of steps made."""
-        return int(self.facts["step"])
 
     def losses(self, looked: Looked) -> dict[str, Tensor]:
         """Return the three losses of crops, differentiable."""
@@ -183,20 +159,8 @@ class SurfacesTrainer:
         source = np.random.default_rng(np.random.SeedSequence([settings.seed, self.step]))
         losses = self.losses(self.looked.batch(source.integers(settings.crops, size=settings.batch).tolist()))
         total = losses["estimate"] + settings.alone_weight * losses["alone"] + settings.where_weight * losses["where"]
-        take_step(self, total)
+        self.take_step(total)
         return {name: float(value.detach()) for name, value in losses.items()}
-
-    def run(self, *, stop_at: int | None = None, tell: Callable[[int, float], None] | None = None) -> None:
-        """Train to the end, or to step `stop_at`, with checkpoints.
-
-        Args:
-            stop_at: step after which to stop, with a checkpoint.
-            tell: called with step and the mean first loss at every line of the log.
-
-        Raises:
-            InputError: the loss is not finite.
-        """
-        run_training(self, "estimate", stop_at=stop_at, tell=tell)
 
     def export(self, path: Path, *, half: bool = False, origin: Mapping[str, Any] | None = None) -> None:
         """Write the model with the averaged branch; the other tensors stay as they are stored.
@@ -211,19 +175,11 @@ class SurfacesTrainer:
         settings = self.settings
         branch = {PREFIX + name: value for name, value in self.average.average.items()}
         facts = {
-            "steps": self.step,
-            "of_steps": settings.steps,
-            "batch": settings.batch,
+            **self.recipe_facts(),
             "crop": list(settings.crop),
             "crops": settings.crops,
             "share": self.share,
-            "learning_rate": settings.learning_rate,
-            "average": settings.average,
-            "seed": settings.seed,
-            "seconds": round(self.facts["seconds"]),
             "scenes": self.crops.count,
-            "parameters": sum(value.numel() for value in self.network.parameters()),
-            "losses": self.facts["losses"],
             **(origin or {}),
         }
         save_stereo(

@@ -16,71 +16,48 @@ Step n draws everything random from the seed and n, and a checkpoint holds netwo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 from torch.nn import functional
 
-from robotics.stereo.config import Settings, StereoConfig
+from robotics.stereo.config import StereoConfig
 from robotics.stereo.crops import Crops
 from robotics.stereo.files import save_stereo
 from robotics.stereo.networks import StereoNetwork, reduced
 from robotics.stereo.networks.upsample import FACTOR
 from shared.errors import InputError
-from shared.training_run import begin_training, run_training, take_step
-
-Share = Annotated[float, Field(ge=0, le=1)]
+from shared.training_run import Recipe, Share, TrainingRun
 
 
-class StereoTraining(Settings):
-    """Everything that decides a training.
+class StereoTraining(Recipe):
+    """Everything that decides a training; a sample is a crop.
 
     Attributes:
-        name: of the weights, "robotics/<stem>".
         model: what is trained.
         crop: height and width of what is cut out of a scene, px, multiples of the model's `multiple`.
         max_disparity: of the cost volume in training, px.
-        steps: of the optimiser.
-        batch: crops a step.
-        learning_rate: largest, after the warm-up; it then falls to zero along a half cosine.
-        warmup: steps in which the rate rises from zero.
-        weight_decay: of AdamW.
-        clip_gradient: largest norm of the gradient.
-        average: largest decay of the average of weights that is exported.
         full_weight: w_f.
         volume_weight: w_v.
         hard_weight: w_h.
         enlarged: share of crops that are cut out smaller, by up to 2, and enlarged.
         raw: share of crops that begin from the raw map; half of them with more holes.
-        log_every: steps between two lines of the log.
-        checkpoint_minutes: time between two checkpoints.
-        seed: of weights and batches.
     """
 
-    name: str = Field(pattern=r"^[a-z_]+/[a-z0-9_]+$")
     model: StereoConfig = StereoConfig()
     crop: tuple[PositiveInt, PositiveInt] = (128, 192)
     max_disparity: PositiveFloat = 88.0
-    steps: PositiveInt
-    batch: PositiveInt = 4
-    learning_rate: PositiveFloat = 1e-3
     warmup: NonNegativeInt = 200
-    weight_decay: NonNegativeFloat = 1e-4
-    clip_gradient: PositiveFloat = 1.0
-    average: Share = 0.999
     full_weight: NonNegativeFloat = 0.2
     volume_weight: NonNegativeFloat = 0.05
     hard_weight: NonNegativeFloat = 0.0
     enlarged: Share = 0.0
     raw: Share = 0.75
-    log_every: PositiveInt = 100
-    checkpoint_minutes: NonNegativeFloat = 3.0
-    seed: NonNegativeInt = 0
 
     @field_validator("model")
     @classmethod
@@ -90,7 +67,7 @@ class StereoTraining(Settings):
         return model
 
 
-class StereoTrainer:
+class StereoTrainer(TrainingRun):
     """A training in progress; it goes on where the folder's checkpoint stopped.
 
     Args:
@@ -103,6 +80,10 @@ class StereoTrainer:
     Raises:
         InputError: crops that do not fit the model, or a folder with another training.
     """
+
+    shown = "full"
+    settings: StereoTraining
+    network: StereoNetwork
 
     def __init__(
         self,
@@ -128,14 +109,7 @@ class StereoTrainer:
         self.network.to(self.device)
         self.process = settings.model.process()
         begun_with = (value.cpu().contiguous().numpy().tobytes() for value in (start or {}).values())
-        self.average, self.optimiser, self.facts = begin_training(
-            self.network, settings, self.folder, crops.fingerprint.encode(), *begun_with
-        )
-
-    @property
-    def step(self) -> int:
-        """Return the number of steps made."""
-        return int(self.facts["step"])
+        self.begin(crops.fingerprint.encode(), *begun_with)
 
     def losses(self, source: np.random.Generator) -> dict[str, Tensor]:
         """Return the three losses of a batch that the source draws, differentiable."""
@@ -165,20 +139,8 @@ class StereoTrainer:
         source = np.random.default_rng(np.random.SeedSequence([settings.seed, self.step]))
         losses = self.losses(source)
         total = losses["estimate"] + settings.full_weight * losses["full"] + settings.volume_weight * losses["volume"]
-        take_step(self, total)
+        self.take_step(total)
         return {name: float(value.detach()) for name, value in losses.items()}
-
-    def run(self, *, stop_at: int | None = None, tell: Callable[[int, float], None] | None = None) -> None:
-        """Train to the end, or to step `stop_at`, with checkpoints.
-
-        Args:
-            stop_at: step after which to stop, with a checkpoint.
-            tell: called with step and the mean full loss at every line of the log.
-
-        Raises:
-            InputError: the loss is not finite.
-        """
-        run_training(self, "full", stop_at=stop_at, tell=tell)
 
     def export(self, path: Path, *, half: bool = False, origin: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Write the averaged weights as a model file and return the facts in its header.
@@ -190,18 +152,9 @@ class StereoTrainer:
         """
         settings = self.settings
         facts = {
-            "name": settings.name,
-            "steps": self.step,
-            "of_steps": settings.steps,
-            "batch": settings.batch,
+            **self.recipe_facts(),
             "crop": list(settings.crop),
-            "learning_rate": settings.learning_rate,
-            "average": settings.average,
-            "seed": settings.seed,
-            "seconds": round(self.facts["seconds"]),
             "scenes": self.crops.count,
-            "parameters": sum(value.numel() for value in self.network.parameters()),
-            "losses": self.facts["losses"],
             **(origin or {}),
         }
         save_stereo(path, settings.model, self.average.average, facts, half=half)

@@ -215,6 +215,8 @@ def test_settings_that_a_confidence_was_not_fitted_with_are_told():
     fitted = read(defaults()).estimate.model_dump(mode="json", exclude={"threshold"})
     assert different(fitted, read(defaults(threshold=0.5))) == ""
     assert different(fitted, read(defaults(samples=1, scale=0.5))) == "samples 4, scale 1.0"
+    assert different(fitted, read(defaults(glass=0.1))) == "glass 0.0"
+    assert read(defaults(glass=0.1)).estimate.glass == 0.1
 
 
 def test_unknown_first_map_is_named():

@@ -225,6 +225,7 @@ def test_bad_pairs_are_told_with_what_to_do_and_nothing_is_written(files):
         ({}, ("--raw", files / "raw.pfm"), "nothing uses"),
         ({}, ("--raw", files / "nan.pfm", "--first", "raw"), r"nan.pfm: found NaN or holes in every pixel"),
         ({"model": "absent.safetensors"}, (), "no such weights"),
+        ({}, ("--glass", 0.1), "found 0.1, and a model without a branch"),
     ]
     for names, more, message in cases:
         with pytest.raises(InputError, match=message):

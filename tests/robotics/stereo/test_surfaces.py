@@ -10,9 +10,12 @@ import pytest
 import torch
 import yaml
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from robotics.stereo.cli import app
 from robotics.stereo.config import StereoConfig
 from robotics.stereo.crops import Crops
+from robotics.stereo.estimation import EstimateSettings, estimate
 from robotics.stereo.files import load_stereo, read_stereo, save_stereo
 from robotics.stereo.looked import Looked
 from robotics.stereo.model import StereoModel
@@ -109,6 +112,24 @@ def test_a_share_that_cannot_be_and_a_model_without_a_branch_are_told():
     for glass, message in ((1.0, "share from 0 to below 1"), (-0.1, "share from 0"), (0.1, "without a branch")):
         with pytest.raises(InputError, match=message):
             model.look(one.pair.left, one.pair.right, None, 32, glass)
+
+
+def test_an_estimate_asks_the_branch_for_both_maps(monkeypatch):
+    torch.manual_seed(0)
+    network = StereoNetwork(WITH).eval().requires_grad_(False)
+    say(network, (1, 2), monkeypatch)
+    network.surfaces.leave[-1].bias[:2] = torch.tensor([30.0, float(np.arcsinh(1.5 / 4))])
+    model, one = StereoModel(WITH, network), sample(0)
+    found = [
+        estimate(
+            model, one.pair, EstimateSettings(samples=1, first="none", max_disparity=32, glass=glass),
+            generator=torch.Generator().manual_seed(0),
+        )
+        for glass in (0.0, 0.3)
+    ]  # fmt: skip
+    for name in ("dense", "right"):
+        apart = getattr(found[1], name) - getattr(found[0], name)
+        assert float(np.median(apart)) == pytest.approx(6, abs=0.5)
 
 
 def test_pointers_carry_the_estimate_of_the_place_whose_key_answers():
@@ -268,6 +289,13 @@ def test_the_command_stops_goes_on_and_the_card_names_the_branch(tmp_path, make_
     one = sample(5)
     view = drawn.look(one.pair.left, one.pair.right, one.raw, 32)
     assert drawn.draw(view, calls=1, generator=torch.Generator().manual_seed(0)).disparity.isfinite().all()
+    judged = tmp_path / "judged.safetensors"
+    settings = ["--samples", 1, "--max-disparity", 32, "--glass", 0.05]
+    told = CliRunner().invoke(
+        app, ["calibrate", str(output), "--data", str(scenes), "-o", str(judged), "-q", *map(str, settings)]
+    )
+    assert "trained on scenes of seed 0" in told.stderr  # those of the branch
+    assert read_stereo(judged).fitted.settings["glass"] == 0.05
     # Training of the whole network may begin with a model that has a branch; it is left behind.
     whole = tmp_path / "whole.yaml"
     values = {"name": "robotics/boxes", "model": SMALL.model_dump(mode="json"), "crop": [32, 64], "max_disparity": 32}
