@@ -146,9 +146,34 @@ def test_pointers_carry_the_estimate_of_the_place_whose_key_answers():
         layer.ask.bias[: POINTERS * POINTER] = 1.0  # queries
         layer.ask.weight[POINTERS * POINTER :, 4] = 30.0
         torch.testing.assert_close(layer(x, place), place[:, :, 4:5].expand(1, POINTERS, 8, 3))
+        layer.ask.weight[POINTERS * POINTER :, 4] = 0.5
+        scores = torch.tensor([0.0, 0.0, POINTER * 0.5 / POINTER**0.5, 0.0]).softmax(0)  # of rows 0, 2, 4, 6
+        expected = (scores[:, None] * place[0, 0, ::2]).sum(0)
+        torch.testing.assert_close(layer(x, place), expected.expand(1, POINTERS, 8, 3))
         layer.ask.bias.zero_()
         layer.towards[1] = -1e4  # the nearest alone: itself, of the even rows
         torch.testing.assert_close(layer(x, place)[:, :1, ::2], place[:, :, ::2])
+
+
+def test_the_surface_lies_where_the_weights_say_at_the_estimate_or_along_its_column_or_its_row():
+    torch.manual_seed(0)
+    branch, maps = Surfaces((8, 32)), torch.randn(1, SEEN, 8, 12)
+    place = PLACE * maps[:, :1]
+    with torch.no_grad():
+        for pointers in (branch.column, branch.row):
+            pointers.towards.zero_()
+            pointers.ask.weight.zero_()
+            pointers.ask.bias.zero_()
+        wanted = [place] + POINTERS * [place[:, :, ::2].mean(2, keepdim=True)]
+        wanted += POINTERS * [place[..., ::2].mean(3, keepdim=True)]
+        for number, expected in enumerate(wanted):
+            branch.leave[-1].bias[2:] = torch.tensor([30.0 * (number == other) for other in range(len(wanted))])
+            evidence, surface = branch(maps, torch.randn(1, 3, 32, 48))
+            torch.testing.assert_close(surface, expected.expand_as(place), rtol=0, atol=1e-4)
+            assert not evidence.any()
+        branch.leave[-1].bias[1] = -1.0  # 4 sinh(1) nearer to the horizon
+        _, moved = branch(maps, torch.randn(1, 3, 32, 48))
+    torch.testing.assert_close(moved, surface - 4 * float(np.sinh(1)), rtol=0, atol=1e-4)
 
 
 def test_an_untrained_branch_changes_nothing_and_a_sure_one_replaces_what_was_measured(monkeypatch):
