@@ -214,6 +214,7 @@ def test_training_finds_mirrors_by_their_look_leaves_the_rest_alone_and_goes_on_
     crops = Crops([mirrored(seed) for seed in range(3)])
     trainer = SurfacesTrainer(SETTINGS, start, crops, tmp_path / "whole")
     every = trainer.looked.batch(range(6))
+    assert len(every.left.flatten(1).unique(dim=0)) == 6
     first = {name: float(value.detach()) for name, value in trainer.losses(every).items()}
     trainer.run()
     last = {name: float(value.detach()) for name, value in trainer.losses(every).items()}
