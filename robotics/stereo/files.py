@@ -77,6 +77,7 @@ def save_stereo(
     facts: Mapping[str, Any],
     *,
     half: bool = False,
+    fitted: FittedConfidence | None = None,
 ) -> None:
     """Write a model; an existing file is replaced as a whole.
 
@@ -86,9 +87,10 @@ def save_stereo(
         network: state of its network.
         facts: what it was trained on and how, JSON types.
         half: store in float16, half of the size.
+        fitted: a confidence that holds for it.
     """
     dtype = torch.float16 if half else torch.float32
-    _write(path, config, {name: value.detach().cpu().to(dtype) for name, value in network.items()}, facts, None)
+    _write(path, config, {name: value.detach().cpu().to(dtype) for name, value in network.items()}, facts, fitted)
 
 
 def save_fitted(path: str | os.PathLike[str], file: StereoFile, fitted: FittedConfidence) -> None:

@@ -165,7 +165,7 @@ class SurfacesTrainer(TrainingRun):
     def export(self, path: Path, *, half: bool = False, origin: Mapping[str, Any] | None = None) -> None:
         """Write the model with the averaged branch; the other tensors stay as they are stored.
 
-        The confidence is left out: it was of a model without this branch.
+        A confidence stays if it was fitted without looking for glass: there the maps are the same.
 
         Args:
             path: ending in .safetensors.
@@ -182,10 +182,14 @@ class SurfacesTrainer(TrainingRun):
             "scenes": self.crops.count,
             **(origin or {}),
         }
+        fitted = self.start.fitted
+        if fitted is not None and fitted.settings.get("glass"):
+            fitted = None
         save_stereo(
             path,
             self.config,
             self.start.plain().tensors | branch,
             {**self.start.training, "surfaces": facts},
             half=half,
+            fitted=fitted,
         )

@@ -322,6 +322,12 @@ def test_the_command_stops_goes_on_and_the_card_names_the_branch(tmp_path, make_
     )
     assert "trained on scenes of seed 0" in told.stderr  # those of the branch
     assert read_stereo(judged).fitted.settings["glass"] == 0.05
+    assert read_stereo(judged).plain().fitted is None
+    call("calibrate", start.path, "--data", scenes, "-o", tmp_path / "plain.safetensors", "-q", *settings[:4])
+    for begin, kept in ((judged, False), (tmp_path / "plain.safetensors", True)):
+        again = tmp_path / f"{begin.stem}_again.safetensors"
+        call("train-surfaces", config, "--start", begin, "--data", scenes, "-q", "-o", again, "--steps", 1)
+        assert (read_stereo(again).fitted is not None) == kept
     # Training of the whole network may begin with a model that has a branch; it is left behind.
     whole = tmp_path / "whole.yaml"
     values = {"name": "robotics/boxes", "model": SMALL.model_dump(mode="json"), "crop": [32, 64], "max_disparity": 32}
