@@ -93,7 +93,7 @@ def train_surfaces(
 ) -> None:
     """Train a branch for glass and mirrors beside a frozen model; run again to go on after a stop.
 
-    Writes OUTPUT and its card (.md). A confidence that was fitted with --glass is left out: fit another with `calibrate`.
+    Writes OUTPUT and its card (.md), without a confidence that was fitted with --glass: fit another with `calibrate`.
     """
     from robotics.stereo.card import write_card
     from robotics.stereo.crops import Crops
