@@ -24,13 +24,14 @@ def write_card(model: Path, *, overwrite: bool = False) -> Path:
     file = read_stereo(model)
     facts = file.training
     start = facts.get("start")
+    parameters = sum(value.numel() for value in file.tensors.values())
     lines = [
         f"# {model.stem}",
         "",
         "Disparity of a rectified stereo pair by residual diffusion: a first map is made better in a few network "
         "calls.",
         "",
-        f"- **Network**: {file.config.kind}, {facts['parameters']} parameters, `{file.config.model_dump_json()}`.",
+        f"- **Network**: {file.config.kind}, {parameters} parameters, `{file.config.model_dump_json()}`.",
         f"- **Data**: {_scenes(facts.get('data', []), facts['scenes'])}, simulated (`fewstep stereo generate`).",
         *([] if start is None else [f"- **Start**: the weights of `{start['name']}` (sha256 {start['sha256'][:16]})."]),
         f"- **Recipe**: {facts['steps']} of {facts['of_steps']} steps of AdamW, batch {facts['batch']}, crops of "
