@@ -383,15 +383,21 @@ PARTS = {
 }
 
 
-def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return what every benchmark of a stereo model asks for."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=Path, required=True, help="held-out generated scenes")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/stereo"), help="with the folder middlebury")
     parser.add_argument("--model", default="robotics/stereo_small", help="packaged name or file")
-    parser.add_argument("--most", type=int, default=200, help="scenes; calls and guidance take a quarter of them")
-    parser.add_argument("--part", action="append", choices=PARTS, help="several times; default: all")
+    parser.add_argument("--most", type=int, default=200, help="scenes; some parts take fewer of them")
     parser.add_argument("--json", type=Path, help="also write all numbers")
+    return parser
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = arguments(__doc__)
+    parser.add_argument("--part", action="append", choices=PARTS, help="several times; default: all")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -9,15 +9,13 @@ numbers are over all pixels whose truth is known; the baseline is OpenCV's match
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from statistics import fmean
 
 import cv2
 import torch
 from rich.console import Console
 
-from benchmarks.stereo_depth import Case, Numbers, matched, middlebury, ours, pooled, scenes, show
+from benchmarks.stereo_depth import Case, Numbers, arguments, matched, middlebury, ours, pooled, scenes, show
 from robotics.stereo.files import load_stereo
 from robotics.stereo.metrics import evaluate
 from robotics.stereo.model import StereoModel
@@ -44,24 +42,14 @@ def _real(found: list[Numbers]) -> Numbers:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=Path, required=True, help="held-out generated scenes")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/stereo"), help="with the folder middlebury")
-    parser.add_argument("--model", default="robotics/stereo_small", help="packaged name or file")
-    parser.add_argument("--most", type=int, default=200, help="scenes")
-    parser.add_argument("--json", type=Path, help="also write all numbers")
-    options = parser.parse_args()
+    options = arguments(__doc__).parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     made, real = list(scenes(options.scenes, options.most)), list(middlebury(options.data))
     rows, console = by_share(load_stereo(options.model), made, real), Console(width=130)
     for mask in MASKS:
-        show(
-            console,
-            f"{len(made)} generated scenes: {mask}",
-            rows,
-            [f"{mask}.{name}" for name in ("epe", "bad1", "bad2")],
-        )
+        names = [f"{mask}.{name}" for name in ("epe", "bad1", "bad2")]
+        show(console, f"{len(made)} generated scenes: {mask}", rows, names)
     show(console, "seven real pairs, seen x2, without glass", rows, ["real.epe", "real.bad1"])
     if options.json is not None:
         write_numbers(

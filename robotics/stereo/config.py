@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from shared.errors import InputError
 from shared.process import TableVP, VariancePreserving, squared_cosine_betas
 
 
@@ -71,6 +72,13 @@ class StereoConfig(Settings):
     def multiple(self) -> int:
         """Return what height and width must be multiples of."""
         return 4 * 2 ** (max(len(self.channels), len(self.surfaces)) - 1)
+
+    def require_crop(self, crop: tuple[int, int]) -> None:
+        """Raise `InputError` unless height and width of a training's crops are multiples of `multiple`."""
+        if any(side % self.multiple for side in crop):
+            raise InputError(
+                "crop", found=f"{crop}", expected=f"multiples of {self.multiple}", fix="Correct the configuration."
+            )
 
     def process(self) -> TableVP:
         """Return the noise process."""

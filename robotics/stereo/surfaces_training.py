@@ -7,7 +7,7 @@ r"""Training of the branch for glass and mirrors, with the network around it fro
 The share q in p is that of glass and mirrors in the crops, so that what is learnt is evidence alone.
 
 asinh(2 e) asks for the most likely disparity rather than for the mean of what is possible. What the frozen network says
-of a crop is computed once (`robotics.stereo.looked`): a step costs a sixth of one through the whole network.
+of a crop is computed once (`robotics.stereo.looked`), so that a step goes through the branch alone.
 
 Step n draws everything random from the seed and n, and a checkpoint holds branch, average and moments.
 """
@@ -101,11 +101,7 @@ class SurfacesTrainer(TrainingRun):
         progress: str | None = None,
     ) -> None:
         self.config = start.config.model_copy(update={"surfaces": settings.channels})
-        multiple = self.config.multiple
-        if any(side % multiple for side in settings.crop):
-            raise InputError(
-                "crop", found=f"{settings.crop}", expected=f"multiples of {multiple}", fix="Correct the configuration."
-            )
+        self.config.require_crop(settings.crop)
         self.settings, self.start, self.crops, self.folder = settings, start, crops, Path(folder)
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):

@@ -31,7 +31,6 @@ from robotics.stereo.crops import Crops
 from robotics.stereo.files import save_stereo
 from robotics.stereo.networks import StereoNetwork, reduced
 from robotics.stereo.networks.upsample import FACTOR
-from shared.errors import InputError
 from shared.training_run import Recipe, Share, TrainingRun
 
 
@@ -94,11 +93,7 @@ class StereoTrainer(TrainingRun):
         start: Mapping[str, Tensor] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        multiple = settings.model.multiple
-        if any(side % multiple for side in settings.crop):
-            raise InputError(
-                "crop", found=f"{settings.crop}", expected=f"multiples of {multiple}", fix="Correct the configuration."
-            )
+        settings.model.require_crop(settings.crop)
         self.settings, self.crops, self.folder = settings, crops, Path(folder)
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
