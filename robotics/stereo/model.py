@@ -133,13 +133,7 @@ class StereoModel:
             raise InputError(
                 "max_disparity", found=f"{max_disparity:g}", expected="a positive number of pixels", fix="Correct it."
             )
-        if not 0 <= glass < 1:
-            raise InputError("glass", found=f"{glass:g}", expected="a share from 0 to below 1", fix="Correct it.")
-        if glass and self.network.surfaces is None:
-            raise InputError(
-                "glass", found=f"{glass:g}, and a model without a branch for glass and mirrors", expected="0",
-                fix="Train one with `fewstep stereo train-surfaces`, or leave it out.",
-            )  # fmt: skip
+        self.require_glass(glass)
         start, known = first_map(first, (height, width))
         images = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255 for image in (left, right)]
         maps = [torch.from_numpy(value)[None, None] for value in (start, known)]
@@ -186,6 +180,16 @@ class StereoModel:
         """Return the estimate of x_0 given a pair, within its limits."""
         plain = NetworkDenoiser(self.network, self.process, "sample", conditioning={"prepared": view.prepared})
         return clipped(plain, -1.0, 1.0)
+
+    def require_glass(self, glass: float) -> None:
+        """Raise `InputError` unless a share of glass and mirrors is one, and the model has a branch for them."""
+        if not 0 <= glass < 1:
+            raise InputError("glass", found=f"{glass:g}", expected="a share from 0 to below 1", fix="Correct it.")
+        if glass and self.network.surfaces is None:
+            raise InputError(
+                "glass", found=f"{glass:g}, and a model without a branch for glass and mirrors", expected="0",
+                fix="Train one with `fewstep stereo train-surfaces`, or leave it out.",
+            )  # fmt: skip
 
     def disparities(self, max_disparity: float, width: int) -> int:
         """Return the size of the cost volume of images so wide, quarter pixels."""

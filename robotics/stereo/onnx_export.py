@@ -47,12 +47,16 @@ class SamplingGraph(nn.Module):
         max_disparity: px.
         calls: of the network.
         glass: share of the picture that is expected to be glass or mirrors.
+
+    Raises:
+        InputError: glass that is asked of a model without a branch for it.
     """
 
     def __init__(
         self, model: StereoModel, size: tuple[int, int], max_disparity: float, calls: int, glass: float = 0.0
     ) -> None:
         super().__init__()
+        model.require_glass(glass)
         self.model, self.network = model, model.network
         self.width, self.height = size
         self.glass = glass

@@ -33,6 +33,7 @@ from robotics.stereo.networks.surfaces import (
     _Pointers,
     told,
 )
+from robotics.stereo.onnx_export import SamplingGraph
 from robotics.stereo.pair import Surface
 from robotics.stereo.surfaces_training import SurfacesTrainer, SurfacesTraining
 from robotics.stereo.training import StereoTraining
@@ -112,6 +113,8 @@ def test_a_share_that_cannot_be_and_a_model_without_a_branch_are_told():
     for glass, message in ((1.0, "share from 0 to below 1"), (-0.1, "share from 0"), (0.1, "without a branch")):
         with pytest.raises(InputError, match=message):
             model.look(one.pair.left, one.pair.right, None, 32, glass)
+        with pytest.raises(InputError, match=message):
+            SamplingGraph(model, (128, 64), 32, 1, glass)
 
 
 def test_an_estimate_asks_the_branch_for_both_maps(monkeypatch):
